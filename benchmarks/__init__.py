@@ -1,0 +1,1 @@
+"""Measurements, and the ordinary media that they, the tests and the demo are made on."""

@@ -1,0 +1,194 @@
+"""Video, decoded by PyAV (FFmpeg) from memory.
+
+Rules of this file: the demuxer is the one the bytes were sniffed as, behind a format
+whitelist and with every protocol refused (an SDP or playlist file must never open a
+socket or another file); one thread; times are the stream's own, from its start; the
+display matrix is applied. Frames are looked at on their luma plane where there is one,
+since PDQ is a hash of luma.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+
+from hashing.errors import CorruptMedia, Reason
+from hashing.media import Container, Frame, Limits, Pixels, Sampling
+from hashing.signals import Kind
+
+ENROLL_SPACING_S = 0.1
+QUERY_SPACING_S = 0.5
+MIN_KEY_FRAMES = 3  # fewer than this, or further apart than this, and the query looks between them
+MAX_KEY_GAP_S = 10.0
+
+_WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
+_LIMITED_BLACK, _LIMITED_SCALE = 16.0, 255.0 / 219.0
+_FULL_RANGE = 2
+_FFMPEG_ERRORS = (av.FFmpegError, ValueError, OSError, RuntimeError)
+_LUMA_FIRST = ("yuv", "nv12", "nv16", "nv21", "nv24", "gray", "p010", "p016", "p210", "p410")
+
+
+def _array(plane: Any, height: int, width: int, deep: bool) -> Pixels:
+    dtype = np.dtype("<u2") if deep else np.dtype(np.uint8)
+    rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)
+    return rows[:height, :width]
+
+
+def _upright(pixels: Pixels, rotation: int) -> Pixels:
+    """Undo the display matrix: FFmpeg's angle is counter-clockwise, as np.rot90's."""
+    turns = round(rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _to_frame(frame: Any, timestamp_s: float) -> Frame:
+    name, bits = frame.format.name, frame.format.components[0].bits
+    little = not name.endswith("be")
+    if name.startswith(_LUMA_FIRST) and little and bits <= 16 and not name.startswith("yuyv"):
+        pixels = _array(frame.planes[0], frame.height, frame.width, bits > 8)
+        shift = 6 if name.startswith(("p010", "p210", "p410")) else 0
+        step = float(1 << (bits - 8 + shift))
+        full = name.startswith(("yuvj", "gray")) or frame.color_range == _FULL_RANGE
+        black, scale = (0.0, 1.0) if full else (_LIMITED_BLACK, _LIMITED_SCALE)
+        return Frame(_upright(pixels, frame.rotation), timestamp_s, black * step, scale / step, bool(frame.key_frame))
+    rgb = frame.to_ndarray(format="rgb24")
+    return Frame(_upright(rgb, frame.rotation), timestamp_s, is_key=bool(frame.key_frame))
+
+
+class Clip:
+    """One opened video: a Source."""
+
+    kind = Kind.VIDEO
+
+    def __init__(self, data: bytes, container: Container, limits: Limits) -> None:
+        """Open the container and read its header. CorruptMedia if FFmpeg cannot."""
+        self._limits = limits
+        self.reason: Reason | None = None
+        self._av = self._open(data, container)
+        self._stream = self._choose()
+        stream = self._stream
+        context = stream.codec_context if stream is not None else None
+        self.width = int(context.width) if context is not None else 0
+        self.height = int(context.height) if context is not None else 0
+        self.duration_s = self._stated_duration_s()
+
+    @staticmethod
+    def _open(data: bytes, container: Container) -> Any:
+        try:
+            return av.open(
+                io.BytesIO(data),
+                format=container.demuxer,
+                container_options={"format_whitelist": _WHITELIST, "protocol_whitelist": "none"},
+                metadata_errors="replace",
+            )
+        except _FFMPEG_ERRORS as error:
+            raise CorruptMedia from error
+
+    def _choose(self) -> Any:
+        """The first video track that is not a cover picture and that can be decoded."""
+        tracks = [
+            stream for stream in self._av.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
+        ]
+        playable = [stream for stream in tracks if stream.codec_context is not None]
+        if not playable:
+            self.reason = Reason.UNSUPPORTED_CODEC if tracks else Reason.NO_VIDEO
+            return None
+        playable[0].thread_type = "NONE"
+        return playable[0]
+
+    def _stated_duration_s(self) -> float | None:
+        return float(self._av.duration) / av.time_base if self._av.duration else None
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame]:
+        """Yield frames: one each 0.1 s when dense; key frames, or more if few, when sparse."""
+        if self._stream is None:
+            return
+        if self.width * self.height > self._limits.max_pixels:
+            self.reason = Reason.TOO_MANY_PIXELS
+            return
+        if sampling is Sampling.DENSE:
+            yield from self._spaced(ENROLL_SPACING_S)
+        elif self._key_frames_suffice():
+            self._stream.codec_context.skip_frame = "NONKEY"
+            yield from self._spaced(0.0)
+        else:
+            yield from self._spaced(QUERY_SPACING_S)
+
+    def _key_frames_suffice(self) -> bool:
+        """Read the packets without decoding them, and rewind."""
+        times, end = [], 0.0
+        for packet in self._packets():
+            if packet.size and packet.pts is not None:
+                end = max(end, float(packet.pts * self._stream.time_base))
+                if packet.is_keyframe:
+                    times.append(float(packet.pts * self._stream.time_base))
+        self._rewind()
+        gaps = np.diff([*sorted(times), end])
+        return len(times) >= MIN_KEY_FRAMES and bool((gaps <= MAX_KEY_GAP_S).all())
+
+    def _rewind(self) -> None:
+        try:
+            self._av.seek(0)
+        except _FFMPEG_ERRORS:
+            self.reason = Reason.TRUNCATED
+
+    def _spaced(self, spacing_s: float) -> Iterator[Frame]:
+        """Yield the first frame of each step of a grid of `spacing_s`; all of them if it is zero."""
+        due_s, start_s, last_s = -math.inf, None, 0.0
+        for frame in self._decoded():
+            if frame.time is not None:
+                start_s = frame.time if start_s is None else start_s
+                last_s = frame.time - start_s
+            if self._too_much(frame, last_s):
+                return
+            if last_s + 1e-6 >= due_s:
+                shown = _to_frame(frame, last_s)
+                if due_s == -math.inf:
+                    self.height, self.width = shown.pixels.shape[:2]  # upright
+                yield shown
+                due_s = (last_s + 1e-6) // spacing_s * spacing_s + spacing_s if spacing_s else last_s
+        self.duration_s = self.duration_s or last_s
+
+    def _too_much(self, frame: Any, time_s: float) -> bool:
+        if frame.width * frame.height > self._limits.max_pixels:
+            self.reason = Reason.TOO_MANY_PIXELS
+        elif time_s > self._limits.max_duration_s:
+            self.reason = Reason.TOO_LONG
+        else:
+            return False
+        return True
+
+    def _decoded(self) -> Iterator[Any]:
+        """Yield decoded frames; a broken packet is skipped, and the answer says so."""
+        count = 0
+        for packet in self._packets():
+            try:
+                decoded = packet.decode()
+            except _FFMPEG_ERRORS:
+                self.reason = Reason.TRUNCATED
+                continue
+            for frame in decoded:
+                count += 1
+                if count > self._limits.max_frames:
+                    self.reason = Reason.TOO_MANY_FRAMES
+                    return
+                yield frame
+        if not count:
+            self._none_decoded()
+
+    def _packets(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield from self._av.demux(self._stream)
+                return
+            except IndexError:  # a packet of a track that was not announced: the next call goes on behind it
+                continue
+            except _FFMPEG_ERRORS:
+                self.reason = Reason.TRUNCATED
+                return
+
+    def _none_decoded(self) -> None:
+        if self.reason is None:
+            raise CorruptMedia

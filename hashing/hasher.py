@@ -1,0 +1,72 @@
+"""hash_media(): the one way from media to a Signal.
+
+Called in this process by tests and benchmarks, and inside a worker process by
+`sandbox.Pool`, which is what every door of staydown uses.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from hashing.clips import Clip
+from hashing.errors import MediaTooLarge, UnsupportedMedia
+from hashing.media import Container, Limits, Sampling, Source, sniff
+from hashing.signals import Kind, Media, Signal, SignalType
+from hashing.stills import Still
+from hashing.video import hash_frames
+
+DEFAULT_TYPES = frozenset({SignalType.SHA256, SignalType.MD5, SignalType.PDQ})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How media is to be hashed: how closely, with which types, at what cost."""
+
+    sampling: Sampling = Sampling.SPARSE
+    types: frozenset[SignalType] = DEFAULT_TYPES
+    limits: Limits = Limits()  # noqa: RUF009  (frozen)
+
+
+def digests(data: bytes) -> tuple[tuple[SignalType, bytes], ...]:
+    """Return the exact hashes of the bytes. md5 finds files listed by others; it protects nothing."""
+    return (
+        (SignalType.SHA256, hashlib.sha256(data).digest()),
+        (SignalType.MD5, hashlib.md5(data, usedforsecurity=False).digest()),
+    )
+
+
+def admit(data: bytes, limits: Limits) -> Container:
+    """Judge the bytes before anything decodes them: MediaTooLarge or UnsupportedMedia."""
+    if len(data) > limits.max_body_bytes:
+        raise MediaTooLarge
+    if not data:
+        raise UnsupportedMedia("there are no bytes")
+    return sniff(data)
+
+
+def _open(data: bytes, container: Container, limits: Limits) -> Source:
+    return Clip(data, container, limits) if container.demuxer else Still(data, limits)
+
+
+def hash_pictures(data: bytes, plan: Plan) -> Signal:
+    """Hash what the media shows; `exact` stays empty and `media.sha256` None."""
+    source = _open(data, admit(data, plan.limits), plan.limits)
+    rows, count = hash_frames(source.frames(plan.sampling), plan.sampling, plan.types)
+    duration_s = source.duration_s if source.kind is Kind.VIDEO else None
+    media = Media(source.kind, None, source.width, source.height, duration_s, count)
+    return Signal(media, rows, reason=source.reason)
+
+
+def with_digests(signal: Signal, exact: tuple[tuple[SignalType, bytes], ...]) -> Signal:
+    """Add exact hashes to what the pictures gave."""
+    media = signal.media
+    sha256 = dict(exact)[SignalType.SHA256].hex()
+    known = Media(media.kind, sha256, media.width, media.height, media.duration_s, media.frames_hashed)
+    return Signal(known, signal.frames, exact, signal.reason)
+
+
+def hash_media(data: bytes, plan: Plan) -> Signal:
+    """Hash media in this process. UnsupportedMedia, CorruptMedia, MediaTooLarge.
+
+    What could be opened but not judged comes back as a Signal with a reason.
+    """
+    return with_digests(hash_pictures(data, plan), digests(data))

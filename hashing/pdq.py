@@ -1,0 +1,179 @@
+"""PDQ: one picture -> 256 bits in each of eight symmetries, and a quality from 0 to 100.
+
+Rules of this file: pure arithmetic on arrays; no decoding, no thresholds.
+
+Source: "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm"
+(facebook/ThreatExchange, hashing/hashing.pdf) and its C++ reference, pdq/cpp.
+
+All of PDQ before its median is linear and separable: two box filters along each side,
+sampling at 64 places, and 16 rows of a DCT. So the 64×64 plane is `S_h · luma · S_wᵀ`
+with one small matrix a side, and the 16×16 block is `D · plane · Dᵀ`. Each row of S is
+non-zero on about 1/32 of its side, so S is applied slice by slice, and a slice is turned
+into float32 luma while it lies in the processor's cache. The symmetries of the picture
+are sign changes and a transpose of the same 16×16 block.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hashing.signals import HASH_BYTES, Codes
+
+Picture = NDArray[np.uint8]  # (h, w) grey or (h, w, 3) RGB
+Plane = NDArray[np.float32]
+
+PLANE_SIDE = 64
+BLOCK_SIDE = 16
+MIN_SIDE = 5  # the reference answers "quality 0" below this
+_ROWS_A_SLICE = 4
+_LOWER_MEDIAN = BLOCK_SIDE * BLOCK_SIDE // 2 - 1  # the reference's Torben median of 256 values
+
+
+@dataclass(frozen=True, slots=True)
+class PdqHash:
+    """`codes` is uint8 (8, 32): row i is the hash under TRANSFORMS[i]. `plane` is (64, 64) luma."""
+
+    codes: Codes
+    quality: int
+    plane: Plane
+
+
+def _windows(at: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return [start, stop) of the box filter's window around each place, clipped to the side."""
+    window = (side + 2 * PLANE_SIDE - 1) // (2 * PLANE_SIDE)
+    ahead = (window + 2) // 2
+    return np.maximum(at - (window - ahead), 0), np.minimum(at + ahead, side)
+
+
+@lru_cache(maxsize=256)
+def filter_matrix(side: int) -> NDArray[np.float64]:
+    """Return (64, side): two box filters and the sampling of one side, as one matrix.
+
+    Follows jaroszFilterFloat and decimateFloat of pdq/cpp/downscaling/downscaling.cpp.
+    """
+    centre = ((np.arange(PLANE_SIDE) + 0.5) * side / PLANE_SIDE).astype(np.int64)
+    steps = np.zeros((PLANE_SIDE, side + 1))
+    for row, (start, stop) in enumerate(zip(*_windows(centre, side), strict=True)):
+        inner_start, inner_stop = _windows(np.arange(start, stop), side)
+        share = 1.0 / (inner_stop - inner_start) / (stop - start)
+        np.add.at(steps[row], inner_start, share)
+        np.add.at(steps[row], inner_stop, -share)
+    matrix: NDArray[np.float64] = np.cumsum(steps, axis=1)[:, :side]
+    matrix[np.abs(matrix) < 1e-12] = 0.0
+    return matrix
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Rows `out` of the plane come from rows `start:stop` of the picture, by `weights`."""
+
+    out: int
+    start: int
+    stop: int
+    weights: Plane
+
+
+@lru_cache(maxsize=256)
+def _slices(side: int) -> tuple[_Slice, ...]:
+    matrix = filter_matrix(side)
+    found = []
+    for out in range(0, PLANE_SIDE, _ROWS_A_SLICE):
+        rows = matrix[out : out + _ROWS_A_SLICE]
+        used = np.flatnonzero(rows.any(axis=0))
+        start, stop = int(used[0]), int(used[-1]) + 1
+        found.append(_Slice(out, start, stop, np.ascontiguousarray(rows[:, start:stop], np.float32)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def _side_matrix(side: int) -> Plane:
+    return np.ascontiguousarray(filter_matrix(side).T, np.float32)
+
+
+def _dct_matrix() -> NDArray[np.float64]:
+    order = np.arange(1, BLOCK_SIDE + 1)[:, None]
+    place = 2 * np.arange(PLANE_SIDE)[None, :] + 1
+    matrix: NDArray[np.float64] = np.cos(np.pi / 2 / PLANE_SIDE * order * place)
+    matrix *= np.sqrt(2.0 / PLANE_SIDE)
+    return matrix
+
+
+_DCT = _dct_matrix()
+_ODD = np.where(np.arange(BLOCK_SIDE) % 2 == 0, -1.0, 1.0)  # order k is mirrored to (-1)^k
+_ROWS, _COLUMNS = _ODD[:, None], _ODD[None, :]
+
+
+def luma(rows: NDArray[np.uint8]) -> Plane:
+    """Return float32 luma (Rec. 601, as the reference) of grey or RGB rows."""
+    scaled = rows.astype(np.float32)
+    if rows.ndim == 2:
+        return scaled
+    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def downsample(picture: Picture) -> Plane:
+    """Return the filtered (64, 64) float32 luma plane of a picture, as the reference does."""
+    height, width = picture.shape[:2]
+    tall = np.empty((PLANE_SIDE, width), np.float32)
+    for part in _slices(height):
+        tall[part.out : part.out + _ROWS_A_SLICE] = part.weights @ luma(picture[part.start : part.stop])
+    return tall @ _side_matrix(width)
+
+
+def quality_of(plane: Plane) -> int:
+    """Return the reference's quality, 0 to 100: the sum of the plane's gradients that are not small."""
+    down = ((plane[:-1] - plane[1:]) * np.float32(100) / np.float32(255)).astype(np.int64)
+    right = ((plane[:, :-1] - plane[:, 1:]) * np.float32(100) / np.float32(255)).astype(np.int64)
+    return min(int(np.abs(down).sum() + np.abs(right).sum()) // 90, 100)
+
+
+def symmetries(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (8, 16, 16): the DCT block of the picture under each of TRANSFORMS, in that order."""
+    turned = block.T
+    return np.stack(
+        [
+            block,
+            block * _COLUMNS,
+            block * _ROWS,
+            turned * _COLUMNS,
+            block * _ROWS * _COLUMNS,
+            turned * _ROWS,
+            turned,
+            turned * _ROWS * _COLUMNS,
+        ]
+    )
+
+
+def bits_of(blocks: NDArray[np.float64]) -> Codes:
+    """Return uint8 (n, 32) from blocks (n, 16, 16): above the median or not, last coefficient first."""
+    flat = blocks.reshape(len(blocks), -1)
+    median = np.partition(flat, _LOWER_MEDIAN, axis=1)[:, _LOWER_MEDIAN, None]
+    return np.packbits((flat > median)[:, ::-1], axis=1)
+
+
+def pdq(picture: Picture) -> PdqHash:
+    """Hash one picture, uint8 (h, w) or (h, w, 3) RGB, on all of its pixels."""
+    if min(picture.shape[:2]) < MIN_SIDE:
+        blank = np.zeros((PLANE_SIDE, PLANE_SIDE), np.float32)
+        return PdqHash(np.zeros((8, HASH_BYTES), np.uint8), 0, blank)
+    return pdq_of_plane(downsample(picture))
+
+
+def pdq_of_plane(plane: Plane) -> PdqHash:
+    """Hash an already filtered (64, 64) luma plane."""
+    return PdqHash(bits_of(symmetries(_DCT @ plane @ _DCT.T)), quality_of(plane), plane)
+
+
+def pdq_512(picture: Picture) -> PdqHash:
+    """Hash as the C++ and WebAssembly tools do: first scale to 512×512 if a side is longer.
+
+    They use the nearest pixel (CImg::resize's default), at floor(i · side / 512).
+    """
+    height, width = picture.shape[:2]
+    if max(height, width) > 512:
+        rows, columns = np.arange(512) * height // 512, np.arange(512) * width // 512
+        picture = np.ascontiguousarray(picture[rows[:, None], columns[None, :]])
+    return pdq(picture)

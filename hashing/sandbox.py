@@ -1,0 +1,146 @@
+"""A pool of worker processes that decode and hash, so that a crash is one `unhashable`.
+
+Bytes go in over a socket pair, a fixed binary record comes back (`wire`). The digests
+are taken on this side while the worker decodes, so they are known whatever happens to
+it. A worker that crashes, answers nonsense or runs out of time is ended and replaced.
+"""
+
+import queue
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from hashing import wire
+from hashing.errors import MediaError, Reason
+from hashing.hasher import Plan, admit, digests, with_digests
+from hashing.signals import FRAME_DTYPE, Kind, Media, Signal, no_frames
+
+ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
+
+
+class _Failed(Exception):
+    """The worker could not answer; `reason` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class _Worker:
+    """One process and the socket to it."""
+
+    def __init__(self, environment: Mapping[str, str] | None) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                [sys.executable, "-m", "hashing.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=dict(environment) if environment is not None else None,
+            )  # fmt: skip
+        self._stream = self._socket.makefile("rb")
+        self.items = 0
+
+    @property
+    def alive(self) -> bool:
+        """Not ended from outside, as by a system short of memory, while it was idle."""
+        return self._process.poll() is None
+
+    def send(self, data: bytes, plan: Plan) -> None:
+        self.items += 1
+        self._socket.settimeout(plan.limits.timeout_s)
+        try:
+            self._socket.sendall(wire.pack_request(plan, len(data)))
+            self._socket.sendall(data)
+        except OSError as error:
+            raise _Failed(_reason_of(error)) from error
+
+    def receive(self, plan: Plan) -> Signal:
+        try:
+            header = self._read(wire.ANSWER.size)
+            body = self._read(wire.rows_announced(header, plan.limits) * FRAME_DTYPE.itemsize)
+            return wire.unpack_signal(header, body)
+        except (OSError, ValueError) as error:
+            raise _Failed(_reason_of(error)) from error
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size) if size else b""
+        if len(data) < size:
+            raise ValueError("the worker closed its socket")
+        return data
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._stream.close()
+        self._socket.close()
+
+
+def _reason_of(error: Exception) -> Reason:
+    return Reason.DECODER_TIMED_OUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASHED
+
+
+class Pool:
+    """`workers` processes behind one thread-safe call."""
+
+    def __init__(self, workers: int, environment: Mapping[str, str] | None = None) -> None:
+        """Start the processes; `environment` is what they may see (None: all that this one sees)."""
+        self._environment = environment
+        self.workers = workers
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(workers):
+            self._idle.put(_Worker(environment))
+
+    def hash_media(self, data: bytes, plan: Plan) -> Signal:
+        """Hash media in a worker; waits for a free one.
+
+        Raises UnsupportedMedia, CorruptMedia, MediaTooLarge. A crash or a time-out is a
+        Signal with that reason and no frames.
+        """
+        container = admit(data, plan.limits)
+        worker = self._take()
+        keep: _Worker | None = None
+        try:
+            worker.send(data, plan)
+            exact = digests(data)
+            signal = worker.receive(plan)
+            keep = worker
+        except _Failed as failure:
+            kind = Kind.VIDEO if container.demuxer else Kind.IMAGE
+            signal, exact = Signal(Media(kind), no_frames(), reason=failure.reason), digests(data)
+        except MediaError:  # an answer like any other
+            keep = worker
+            raise
+        finally:
+            self._put_back(worker, keep)
+        return with_digests(signal, exact)
+
+    def _take(self) -> _Worker:
+        worker = self._idle.get()
+        if worker is not None and not worker.alive:
+            worker.end()
+            worker = None
+        return worker or _Worker(self._environment)
+
+    def _put_back(self, worker: _Worker, keep: _Worker | None) -> None:
+        if keep is None or worker.items >= ITEMS_A_WORKER:
+            worker.end()
+            keep = None
+        self._idle.put(keep)
+
+    def close(self) -> None:
+        """End all workers; a call under way first gets its answer."""
+        for _ in range(self.workers):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self.close()

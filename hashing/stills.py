@@ -1,0 +1,197 @@
+"""Pictures and animations, decoded by Pillow from memory.
+
+Rules of this file: pixel counts are judged from the header, before decoding; what
+comes out is upright (EXIF applied), 8-bit grey or RGB, as a viewer shows it. A picture
+with transparency comes out twice, on white and on black, since both can be seen.
+
+Pillow's LOAD_TRUNCATED_IMAGES is one flag a process: one thread decodes at a time.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import TypeVar
+
+import numpy as np
+import pillow_heif
+from PIL import Image, ImageCms, ImageFile, ImageOps
+
+from hashing.errors import CorruptMedia, Reason
+from hashing.media import Frame, Limits, Pixels, Sampling
+from hashing.signals import Kind
+
+T = TypeVar("T")
+
+ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
+DEFAULT_FRAME_S = 0.1  # what browsers show for a missing or tiny duration
+_PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")  # MPO is opened as JPEG
+
+# Pillow raises many classes on hostile files; this is their list, caught in this file alone.
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
+                  EOFError, OverflowError, RuntimeError, AttributeError, ZeroDivisionError,
+                  MemoryError, NotImplementedError, ImageCms.PyCMSError, struct.error,
+                  Image.DecompressionBombError)  # fmt: skip
+
+pillow_heif.register_heif_opener(thumbnails=False)
+
+
+@lru_cache(maxsize=1)
+def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def _from_wide(image: Image.Image) -> Pixels:
+    """Scale 16-bit, 32-bit and float grey to 8 bits by the range that the values use."""
+    values = np.asarray(image).astype(np.float64)
+    peak = float(np.nanmax(values, initial=0.0))
+    full = next((top for top in (1.0, 255.0, 65535.0) if peak <= top), peak)
+    if not image.mode.startswith("F"):
+        full = max(full, 65535.0 if image.mode.startswith("I;16") else 255.0)
+    return (np.nan_to_num(values) * (255.0 / full)).clip(0, 255).round().astype(np.uint8)
+
+
+def _on(background: int, rgba: Image.Image) -> Pixels:
+    canvas = Image.new("RGBA", rgba.size, (background, background, background, 255))
+    return np.asarray(Image.alpha_composite(canvas, rgba).convert("RGB"))
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info
+
+
+def to_pictures(image: Image.Image) -> list[Pixels]:
+    """Return what a viewer shows: one uint8 array, or two where pixels are transparent."""
+    if image.mode[0] in "IF":  # before alpha: Pillow would clip such values, not scale them
+        return [_from_wide(image)]
+    if _has_alpha(image):
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            return [_on(255, rgba), _on(0, rgba)]
+        return [np.asarray(rgba.convert("RGB"))]
+    if image.mode in {"1", "L"}:
+        return [np.asarray(image.convert("L"))]
+    if image.mode == "LAB":
+        converted = ImageCms.applyTransform(image, _lab_to_rgb())
+        return [np.asarray(converted)]
+    return [np.asarray(image.convert("RGB"))]
+
+
+class Still:
+    """One opened picture or animation: a Source."""
+
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        """Read the header only. CorruptMedia if Pillow cannot."""
+        self._data, self._limits = data, limits
+        self.reason: Reason | None = None
+        self.duration_s: float | None = None
+        self._image, self._count = self._opened()
+        self.width, self.height = self._image.size  # upright once the first picture is decoded
+        animated = self._image.format in ANIMATED and self._count > 1
+        self.kind = Kind.VIDEO if animated else Kind.IMAGE
+
+    def _opened(self) -> tuple[Image.Image, int]:
+        try:
+            return self._salvage(partial(_open, self._data), partial(_open, self._data))
+        except Image.DecompressionBombError:
+            self.reason = Reason.TOO_MANY_PIXELS
+            return Image.new("L", (0, 0)), 0
+
+    def _act(self, action: Callable[[], T]) -> T:
+        """Call Pillow: its warnings are silent, and its own guard holds where a file grows inside."""
+        Image.MAX_IMAGE_PIXELS = self._limits.max_pixels
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return action()
+
+    def _salvage(self, strictly: Callable[[], T], leniently: Callable[[], T]) -> T:
+        """Decode strictly; if that fails, take what a viewer would show, and say so."""
+        try:
+            return self._act(strictly)
+        except Image.DecompressionBombError:
+            raise
+        except _PILLOW_ERRORS:
+            self.reason = Reason.TRUNCATED
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            return self._act(leniently)
+        except _PILLOW_ERRORS as error:
+            raise CorruptMedia from error
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame]:
+        """Yield the pictures; the sampling does not matter, since all have to be decoded."""
+        if self.width * self.height > self._limits.max_pixels:
+            self.reason = Reason.TOO_MANY_PIXELS
+            return
+        if self.kind is Kind.VIDEO:
+            yield from self._animation()
+        else:
+            yield from self._stills()
+
+    def _stills(self) -> Iterator[Frame]:
+        for number in range(min(self._count, self._limits.max_stills)):
+            if number and not self._seek(number):
+                return
+            if self._image.width * self._image.height > self._limits.max_pixels:
+                self.reason = Reason.TOO_MANY_PIXELS
+                return
+            pictures = self._salvage(self._pictures, partial(self._reopened, number))
+            if not number:
+                self.height, self.width = pictures[0].shape[:2]
+            yield from map(Frame, pictures)
+        if self._count > self._limits.max_stills:
+            self.reason = Reason.TOO_MANY_FRAMES
+
+    def _seek(self, number: int) -> bool:
+        try:
+            self._act(lambda: self._image.seek(number))
+        except _PILLOW_ERRORS as error:
+            self.reason = _reason_of(error)
+            return False
+        return True
+
+    def _reopened(self, number: int) -> list[Pixels]:
+        self._image, _ = _open(self._data)
+        self._image.seek(number)
+        return self._pictures()
+
+    def _pictures(self) -> list[Pixels]:
+        self._image.load()
+        return to_pictures(ImageOps.exif_transpose(self._image))
+
+    def _animation(self) -> Iterator[Frame]:
+        pixels = self._count * self.width * self.height
+        if pixels > self._limits.max_pixels * 64 or self._count > self._limits.max_frames:
+            self.reason = Reason.TOO_MANY_FRAMES
+            return
+        clock_s = 0.0
+        try:
+            for number in range(self._count):
+                yield from (Frame(picture, clock_s) for picture in self._act(partial(self._shown, number)))
+                clock_s += _duration_s(self._image)
+        except _PILLOW_ERRORS as error:
+            self.reason = _reason_of(error)
+        self.duration_s = clock_s
+
+    def _shown(self, number: int) -> list[Pixels]:
+        self._image.seek(number)
+        return to_pictures(self._image)
+
+
+def _open(data: bytes) -> tuple[Image.Image, int]:
+    """Read the header; return how many pictures a viewer would show too (of an MPO, the first)."""
+    image = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+    return image, 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+
+
+def _reason_of(error: Exception) -> Reason:
+    return Reason.TOO_MANY_PIXELS if isinstance(error, Image.DecompressionBombError) else Reason.TRUNCATED
+
+
+def _duration_s(image: Image.Image) -> float:
+    stated_ms = image.info.get("duration", 0)
+    return float(stated_ms) / 1000 if stated_ms and stated_ms > 10 else DEFAULT_FRAME_S

@@ -1,0 +1,1 @@
+"""Banks of known content and the search over them."""

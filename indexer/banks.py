@@ -1,0 +1,99 @@
+"""Banks: named sets of known content, and the policy by which each answers.
+
+`record.Record` adds the contents and their hashes.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from hashing.signals import SignalType
+from indexer.errors import BankExists, InvalidBank, UnknownBank
+from indexer.store import Store, now
+from indexer.tables import bank, content
+
+_BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ)
+LIVE = content.c.withdrawn_at.is_(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """A named set of known content, with the policy by which it answers."""
+
+    bank_pk: int
+    name: str
+    description: str
+    enabled: bool
+    policy: str
+    signal_types: tuple[SignalType, ...]
+    created_at: str
+    contents: int = 0
+
+
+def _bank(row: Row[Any], contents: int) -> Bank:
+    types = tuple(SignalType(name) for name in row.signal_types)
+    return Bank(row.bank_pk, row.name, row.description, row.enabled, row.policy, types, row.created_at, contents)
+
+
+class Banks:
+    """The banks of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def banks(self) -> tuple[Bank, ...]:
+        """Return all banks by name, with the number of their live contents."""
+        counted = (
+            select(content.c.bank_pk, func.count().label("contents")).where(LIVE).group_by(content.c.bank_pk)
+        ).subquery()
+        query = select(bank, counted.c.contents).outerjoin(counted, counted.c.bank_pk == bank.c.bank_pk)
+        with self.store.read() as connection:
+            rows = connection.execute(query.order_by(bank.c.name)).all()
+        return tuple(_bank(row, row.contents or 0) for row in rows)
+
+    def bank(self, name: str) -> Bank:
+        """Return one bank; UnknownBank."""
+        with self.store.read() as connection:
+            row = connection.execute(select(bank).where(bank.c.name == name)).first()
+            if row is None:
+                raise UnknownBank
+            live = select(func.count()).select_from(content).where(content.c.bank_pk == row.bank_pk, LIVE)
+            return _bank(row, connection.execute(live).scalar_one())
+
+    def create_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
+        """Create a bank; BankExists, InvalidBank. `settings` as for `set_bank`."""
+        if not _BANK_NAME.match(name):
+            raise InvalidBank
+        values: dict[str, Any] = {"description": "", "enabled": True, "policy": "default"} | settings
+        types = values.pop("signal_types", DEFAULT_SIGNAL_TYPES)
+        try:
+            with self.store.change(actor) as change:
+                change.connection.execute(
+                    insert(bank).values(name=name, created_at=now(), signal_types=list(types), **values)
+                )
+                change.log("bank.create", name)
+        except IntegrityError as error:
+            raise BankExists from error
+        return self.bank(name)
+
+    def set_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
+        """Change description, enabled, policy or signal_types of a bank; UnknownBank."""
+        if "signal_types" in settings:
+            settings["signal_types"] = list(settings["signal_types"])
+        self.bank(name)
+        if settings:
+            with self.store.change(actor) as change:
+                change.connection.execute(update(bank).where(bank.c.name == name).values(**settings))
+                change.log("bank.set", name, fields=sorted(settings))
+        return self.bank(name)
+
+    def delete_bank(self, name: str, *, actor: str) -> None:
+        """Delete a bank with all its contents and hashes, for good; UnknownBank."""
+        found = self.bank(name)
+        with self.store.change(actor) as change:
+            change.connection.execute(delete(bank).where(bank.c.bank_pk == found.bank_pk))
+            change.log("bank.delete", name, contents=found.contents)

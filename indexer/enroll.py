@@ -1,0 +1,177 @@
+"""The enrolment walk: media's signal or ready-made hashes -> record and index.
+
+An answer is given only after the database has made the change durable. The same content
+twice in a bank is one content: it gets its first `content_id` again.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hashing.errors import InvalidHash, Reason, UnhashableMedia
+from hashing.signals import (
+    EXACT_BYTES,
+    FRAME_DTYPE,
+    HASH_BYTES,
+    MAX_QUALITY,
+    PROFILE_NAMES,
+    PROFILE_OF_TYPE,
+    PROFILES,
+    VIEWS,
+    Frames,
+    Kind,
+    Media,
+    Signal,
+    SignalType,
+    View,
+    from_hex,
+    no_frames,
+)
+from indexer.banks import Bank
+from indexer.errors import NothingToEnroll
+from indexer.index import Index
+from indexer.policy import MIN_QUALITY
+from indexer.record import Record
+from indexer.store import Change
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyHash:
+    """One hash made elsewhere, in hex."""
+
+    signal_type: SignalType
+    hash: str
+    quality: int | None = None
+    timestamp_s: float | None = None
+    profile: str | None = None
+    view: View = View.FULL
+
+    def code(self) -> bytes:
+        """Return the bytes; InvalidHash."""
+        return from_hex(self.signal_type, self.hash)
+
+    def profile_number(self) -> int:
+        """Return the profile that the hash states, or its type's usual one; InvalidHash."""
+        number = PROFILE_NAMES.get(self.profile) if self.profile else PROFILE_OF_TYPE[self.signal_type]
+        if number is None or PROFILES[number].signal_type is not self.signal_type:
+            raise InvalidHash(f"there is no profile {self.profile!r} of {self.signal_type}")
+        return number
+
+
+def _row(ready: ReadyHash) -> Frames:
+    row = np.zeros(1, FRAME_DTYPE)
+    row["profile"] = ready.profile_number()
+    row["view"] = VIEWS.index(ready.view)
+    row["quality"] = MAX_QUALITY if ready.quality is None else ready.quality
+    row["timestamp_s"] = row["until_s"] = np.nan if ready.timestamp_s is None else ready.timestamp_s
+    row["hash"] = np.frombuffer(ready.code(), np.uint8).reshape(1, HASH_BYTES)
+    return row
+
+
+def signal_of(hashes: Sequence[ReadyHash]) -> Signal:
+    """Return ready-made hashes as a Signal; InvalidHash. A hash without a quality is trusted."""
+    exact = tuple((h.signal_type, h.code()) for h in hashes if h.signal_type in EXACT_BYTES)
+    rows = [_row(h) for h in hashes if h.signal_type not in EXACT_BYTES]
+    frames = np.concatenate(rows) if rows else no_frames()
+    sha256 = next((code.hex() for kind, code in exact if kind is SignalType.SHA256), None)
+    return Signal(Media(Kind.HASHES, sha256, frames_hashed=len(rows)), frames, exact)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One content to enroll."""
+
+    signal: Signal
+    case: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What an enrolment came to. `warnings` say what will not be found, by the word of its Reason."""
+
+    content_id: str
+    bank: str
+    bank_revision: int
+    created: bool
+    media: Media
+    signals: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def fingerprint(signal: Signal) -> str:
+    """Return what makes two submissions the same content: the file's SHA-256, or all their hashes."""
+    if signal.media.sha256 is not None:
+        return signal.media.sha256
+    lines = sorted(f"{kind}:{code.hex()}" for kind, code in signal.exact)
+    lines += sorted(f"{int(row['profile'])}:{bytes(row['hash']).hex()}" for row in signal.frames)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
+    """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
+    rows = signal.frames[signal.frames["transform"] == 0]
+    kept = [number for number, profile in enumerate(PROFILES) if profile.signal_type in bank.signal_types]
+    return rows[np.isin(rows["profile"], kept)], [pair for pair in signal.exact if pair[0] in bank.signal_types]
+
+
+def _warnings(signal: Signal, frames: Frames) -> tuple[str, ...]:
+    found = [signal.reason.value] if signal.reason else []
+    usable = frames["quality"] >= MIN_QUALITY
+    if signal.media.kind is not Kind.HASHES and not bool(usable.any()):
+        found.append(Reason.FEATURELESS.value)
+    return tuple(found)
+
+
+def _counts(frames: Frames, digests: list[tuple[SignalType, bytes]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    names = [kind.value for kind, _ in digests] + [PROFILES[int(n)].signal_type.value for n in frames["profile"]]
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+class Enroller:
+    """Writes content to the record and the index."""
+
+    def __init__(self, record: Record, index: Index) -> None:
+        self._record, self._index = record, index
+
+    def enroll(self, bank_name: str, submission: Submission, *, actor: str) -> Enrolled:
+        """Enroll one content; UnknownBank, NothingToEnroll, UnhashableMedia."""
+        return self.enroll_many(bank_name, [submission], actor=actor)[0]
+
+    def enroll_many(self, bank_name: str, submissions: Sequence[Submission], *, actor: str) -> list[Enrolled]:
+        """Enroll contents in one transaction: all of them or none."""
+        bank = self._record.bank(bank_name)
+        for submission in submissions:
+            _judge(submission.signal)
+        with self._record.store.change(actor) as change:
+            done = [self._write(change, bank, submission) for submission in submissions]
+        if self._index.ready:
+            self._index.refresh(self._record)
+        return done
+
+    def _write(self, change: Change, bank: Bank, submission: Submission) -> Enrolled:
+        signal = submission.signal
+        frames, digests = _wanted(signal, bank)
+        if not len(frames) and not digests:
+            raise NothingToEnroll
+        mark = fingerprint(signal)
+        known = self._record.find_fingerprint(change, bank.bank_pk, mark)
+        content_id = known or self._record.add_content(
+            change, bank.bank_pk, mark, signal.media, frames, digests, submission.case, submission.labels
+        )
+        counts = _counts(frames, digests)
+        change.log("content.enroll", content_id, bank=bank.name, created=known is None, signals=counts)
+        return Enrolled(
+            content_id, bank.name, change.revision, known is None, signal.media, counts, _warnings(signal, frames)
+        )
+
+
+def _judge(signal: Signal) -> None:
+    """Refuse media of which nothing was seen: an enrolment that can find nothing is no enrolment."""
+    if signal.media.kind is not Kind.HASHES and not len(signal.frames) and signal.reason is not None:
+        raise UnhashableMedia(signal.reason)

@@ -1,0 +1,69 @@
+"""The branch of the error tree that banks and their store can cause.
+
+StaydownError (hashing.errors)
+└── IndexerError
+    ├── UnknownBank          unknown_bank
+    ├── UnknownContent       unknown_content
+    ├── BankExists           bank_exists
+    ├── InvalidBank          invalid_bank
+    ├── InvalidManifest      invalid_manifest
+    ├── NothingToEnroll      nothing_to_enroll
+    ├── IndexNotReady        index_not_ready
+    └── StoreBroken          store_broken
+"""
+
+from hashing.errors import StaydownError
+
+
+class IndexerError(StaydownError):
+    """The store of known content cannot do this."""
+
+    code = "indexer_error"
+
+
+class UnknownBank(IndexerError):
+    """There is no bank of this name."""
+
+    code = "unknown_bank"
+
+
+class UnknownContent(IndexerError):
+    """There is no such content in this bank."""
+
+    code = "unknown_content"
+
+
+class BankExists(IndexerError):
+    """There is a bank of this name already."""
+
+    code = "bank_exists"
+
+
+class InvalidBank(IndexerError):
+    """A bank's name is 1 to 128 letters, digits, '_', '-' or '.', and its settings are known ones."""
+
+    code = "invalid_bank"
+
+
+class InvalidManifest(IndexerError):
+    """The manifest cannot be read."""
+
+    code = "invalid_manifest"
+
+
+class NothingToEnroll(IndexerError):
+    """There is no hash here that could be enrolled."""
+
+    code = "nothing_to_enroll"
+
+
+class IndexNotReady(IndexerError):
+    """The index is still being loaded; ask again in a moment."""
+
+    code = "index_not_ready"
+
+
+class StoreBroken(IndexerError):
+    """The store cannot be opened, read or written."""
+
+    code = "store_broken"

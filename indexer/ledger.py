@@ -1,0 +1,150 @@
+"""The record's other books: API keys, the audit log, answers kept for idempotent requests."""
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+
+from indexer.errors import UnknownContent
+from indexer.store import Store, entry_digest, now
+from indexer.tables import api_key, audit, idempotency
+
+_PREFIX = "sd"
+
+
+class UnknownKey(UnknownContent):
+    """There is no such key."""
+
+    code = "unknown_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of an API key; the key itself is not."""
+
+    key_id: str
+    role: str
+    name: str
+    created_at: str
+    revoked_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the audit log."""
+
+    seq: int
+    at: str
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    revision: int
+
+
+def _digest(key: str) -> bytes:
+    """Hash a key. It holds 256 random bits, so a fast hash gives nothing away."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Ledger:
+    """Keys, audit and idempotency in one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    # Keys
+
+    def create_key(self, role: str, *, name: str = "", actor: str) -> tuple[Key, str]:
+        """Make a key; the text is returned this once and never stored."""
+        key_id = f"k_{secrets.token_hex(6)}"
+        text = f"{_PREFIX}_{key_id[2:]}_{secrets.token_urlsafe(32)}"
+        with self._store.change(actor, counted=False) as change:
+            made = {"key_id": key_id, "role": role, "name": name, "created_at": now()}
+            change.connection.execute(insert(api_key).values(digest=_digest(text), **made))
+            change.log("key.create", key_id, role=role)
+        return Key(revoked_at=None, **made), text
+
+    def create_first_key(self, role: str) -> str | None:
+        """Make a key if the store has none at all; returns its text."""
+        return None if self.keys() else self.create_key(role, name="first start", actor="serve")[1]
+
+    def keys(self) -> tuple[Key, ...]:
+        """Return all keys, revoked ones too, in order of creation."""
+        query = select(api_key).order_by(api_key.c.created_at, api_key.c.key_id)
+        with self._store.read() as connection:
+            rows = connection.execute(query).all()
+        return tuple(Key(row.key_id, row.role, row.name, row.created_at, row.revoked_at) for row in rows)
+
+    def authenticate(self, text: str) -> Key | None:
+        """Return the key that this text is, unless it is unknown or revoked."""
+        parts = text.split("_", 2)
+        if len(parts) != 3 or parts[0] != _PREFIX:
+            return None
+        query = select(api_key).where(api_key.c.key_id == f"k_{parts[1]}", api_key.c.revoked_at.is_(None))
+        with self._store.read() as connection:
+            row = connection.execute(query).first()
+        if row is None or not hmac.compare_digest(bytes(row.digest), _digest(text)):
+            return None
+        return Key(row.key_id, row.role, row.name, row.created_at, row.revoked_at)
+
+    def revoke_key(self, key_id: str, *, actor: str) -> None:
+        """Revoke a key at once and for good; UnknownKey."""
+        with self._store.change(actor, counted=False) as change:
+            revoked = update(api_key).where(api_key.c.key_id == key_id).values(revoked_at=now())
+            if not change.connection.execute(revoked).rowcount:
+                raise UnknownKey
+            change.log("key.revoke", key_id)
+
+    # Audit
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        """Yield the audit log in order, each entry with its link."""
+        with self._store.read() as connection:
+            for row in connection.execute(select(audit).order_by(audit.c.seq)):
+                yield (
+                    Entry(row.seq, row.at, row.actor, row.action, row.target, row.detail, row.revision),
+                    bytes(row.digest),
+                )
+
+    def verify(self) -> tuple[int, int | None]:
+        """Check the chain; returns the number of entries, and the first broken one or None."""
+        link, count = b"", 0
+        for entry, digest in self.entries():
+            fields = {"at": entry.at, "actor": entry.actor, "action": entry.action, "target": entry.target,
+                      "detail": entry.detail, "revision": entry.revision}  # fmt: skip
+            count += 1
+            if entry.seq != count or entry_digest(link, fields) != digest:
+                return count, entry.seq
+            link = digest
+        return count, None
+
+    # Idempotency
+
+    def remembered(self, key_id: str, idempotency_key: str) -> tuple[bytes, dict[str, Any]] | None:
+        """Return the digest of the request that this key came with before, and its answer."""
+        query = select(idempotency).where(
+            idempotency.c.key_id == key_id, idempotency.c.idempotency_key == idempotency_key
+        )
+        with self._store.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (bytes(row.request_digest), dict(row.answer))
+
+    def remember(self, key_id: str, idempotency_key: str, request: bytes, answer: dict[str, Any]) -> None:
+        """Keep the answer to a request; the first one stays."""
+        if self.remembered(key_id, idempotency_key) is None:
+            values = {"key_id": key_id, "idempotency_key": idempotency_key, "request_digest": request,
+                      "answer": json.loads(json.dumps(answer)), "created_at": now()}  # fmt: skip
+            with self._store.change("idempotency", counted=False) as change:
+                change.connection.execute(insert(idempotency).values(**values))
+
+    def count_keys(self) -> int:
+        """Return how many keys are not revoked."""
+        query = select(func.count()).select_from(api_key).where(api_key.c.revoked_at.is_(None))
+        with self._store.read() as connection:
+            return int(connection.execute(query).scalar_one())

@@ -1,0 +1,225 @@
+"""The query walk: Signal -> verdict with its evidence.
+
+Exact digests are looked up in the record; perceptual hashes are searched in the index,
+and every hit is joined with the record, so that a withdrawal counts at once. Then the
+policy of each bank judges, and frames are aligned in time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashing.errors import Reason
+from hashing.signals import (
+    EXACT_BYTES,
+    INVERSE,
+    PERCEPTUAL,
+    TRANSFORMS,
+    VIEWS,
+    Frames,
+    Kind,
+    Media,
+    Signal,
+    SignalType,
+    Transform,
+    View,
+)
+from indexer.alignment import FrameMatches, Segment, align
+from indexer.banks import Bank
+from indexer.errors import IndexNotReady, UnknownBank
+from indexer.index import Hits, Index
+from indexer.policy import MIN_QUALITY, POLICIES, Policy, Verdict, false_match_probability
+from indexer.record import Content, Located, Record
+
+MAX_MATCHES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One content of a bank that the media shows, with the evidence."""
+
+    bank: str
+    content_id: str
+    verdict: Verdict
+    signal_type: SignalType
+    transform: str
+    distance_bits: int
+    inliers: int | None
+    false_match_probability: float
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The verdict on one piece of media."""
+
+    verdict: Verdict
+    reason: Reason | None
+    media: Media
+    matches: tuple[Match, ...]
+    bank_revision: int
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Hits of one signal type joined with the record: columns of one length."""
+
+    query: NDArray[np.int64]
+    distance_bits: NDArray[np.int32]
+    content_pk: NDArray[np.int64]
+    reference: Frames
+
+    def take(self, chosen: NDArray[np.bool_]) -> "_Found":
+        return _Found(self.query[chosen], self.distance_bits[chosen], self.content_pk[chosen], self.reference[chosen])
+
+
+def _join(hits: Hits, located: Located) -> _Found:
+    place = np.searchsorted(located.signal_pk, hits.signal_pk)
+    place = np.minimum(place, max(len(located.signal_pk) - 1, 0))
+    known = located.signal_pk[place] == hits.signal_pk if len(located.signal_pk) else np.zeros(len(hits), bool)
+    place = place[known]
+    return _Found(hits.query[known], hits.distance_bits[known], located.content_pk[place], located.rows[place])
+
+
+def _transform(query: np.void, reference: np.void) -> str:
+    """Say what was done to the reference to make the copy."""
+    symmetry = INVERSE[TRANSFORMS[int(query["transform"])]]
+    ours, theirs = VIEWS[int(query["view"])], VIEWS[int(reference["view"])]
+    border = {(View.TRIMMED, View.FULL): "border", (View.FULL, View.TRIMMED): "border_removed"}.get((ours, theirs))
+    words = [word for word in (border, None if symmetry is Transform.NONE else symmetry.value) if word]
+    return "+".join(words) or Transform.NONE.value
+
+
+def _times(rows: Frames, name: str) -> NDArray[np.float64]:
+    times: NDArray[np.float64] = np.nan_to_num(rows[name])
+    return times
+
+
+def _segments(found: _Found, query: Frames, kind: Kind) -> tuple[Segment, ...]:
+    """Align one content's hits; nothing to align between two stills."""
+    timed = ~np.isnan(query["timestamp_s"][found.query]) | ~np.isnan(found.reference["timestamp_s"])
+    if not timed.any():
+        return ()
+    query_s = _times(query[found.query], "timestamp_s")
+    frame = np.searchsorted(np.unique(_times(query, "timestamp_s")), query_s)
+    return align(
+        FrameMatches(
+            frame, query_s, _times(found.reference, "timestamp_s"), _times(found.reference, "until_s"),
+            found.distance_bits,
+        )
+    )  # fmt: skip
+
+
+class Matcher:
+    """Judges signals against the banks of one record."""
+
+    def __init__(self, record: Record, index: Index) -> None:
+        self._record, self._index = record, index
+
+    def signal_types(self, bank_names: Sequence[str] | None) -> frozenset[SignalType]:
+        """Return the types that the asked banks compare: what a query has to be hashed with."""
+        return frozenset(kind for bank in self._banks(bank_names) for kind in bank.signal_types)
+
+    def _banks(self, names: Sequence[str] | None) -> list[Bank]:
+        banks = {bank.name: bank for bank in self._record.banks()}
+        if names and not set(names) <= set(banks):
+            raise UnknownBank
+        return [bank for bank in banks.values() if bank.enabled and (not names or bank.name in names)]
+
+    def match(self, signal: Signal, bank_names: Sequence[str] | None = None) -> Answer:
+        """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady."""
+        if not self._index.ready:
+            raise IndexNotReady
+        banks = self._banks(bank_names)
+        revision = self._index.refresh(self._record)
+        best: dict[int, Match] = {}
+        for content, match in self._all_matches(signal, banks):
+            known = best.get(content.content_pk)
+            if known is None or _rank(match) < _rank(known):
+                best[content.content_pk] = match
+        matches = tuple(sorted(best.values(), key=_rank)[:MAX_MATCHES])
+        verdict, reason = _conclude(signal, matches)
+        names = sorted({bank.policy for bank in banks}) or ["default"]
+        return Answer(verdict, reason, signal.media, matches, revision, "+".join(names))
+
+    def _all_matches(self, signal: Signal, banks: list[Bank]) -> list[tuple[Content, Match]]:
+        if not banks:
+            return []
+        policies = {bank.name: POLICIES[bank.policy] for bank in banks}
+        found = self._exact(signal, banks, policies)
+        for kind in PERCEPTUAL:
+            users = [bank for bank in banks if kind in bank.signal_types]
+            rows = signal.of_type(kind)
+            rows = rows[rows["quality"] >= MIN_QUALITY]
+            if users and len(rows):
+                found += self._perceptual(kind, rows, signal.media.kind, users, policies)
+        return found
+
+    def _exact(self, signal: Signal, banks: list[Bank], policies: dict[str, Policy]) -> list[tuple[Content, Match]]:
+        wanted = {kind: [bank.bank_pk for bank in banks if kind in bank.signal_types] for kind in EXACT_BYTES}
+        kinds: dict[int, SignalType] = {}
+        for kind, digest in sorted(signal.exact, key=lambda pair: pair[0] is SignalType.SHA256):
+            kinds |= self._record.find_exact([(kind, digest)], wanted[kind])
+        contents = self._record.contents_by_pk(list(kinds)) if kinds else {}
+        return [(content, _exact_match(content, kinds[pk], policies[content.bank])) for pk, content in contents.items()]
+
+    def _perceptual(self, kind: SignalType, rows: Frames, media_kind: Kind, banks: list[Bank],
+                    policies: dict[str, Policy]) -> list[tuple[Content, Match]]:  # fmt: skip
+        radius = max(policies[bank.name].radius_bits(kind) for bank in banks)
+        hits = self._index.search(kind, rows["hash"], radius)
+        if not len(hits):
+            return []
+        located = self._record.locate(np.unique(hits.signal_pk), [bank.bank_pk for bank in banks])
+        found = _join(hits, located)
+        contents = self._record.contents_by_pk([int(pk) for pk in np.unique(found.content_pk)])
+        pairs = len(rows) * self._index.sizes()[kind.value]
+        matches = []
+        for pk, content in contents.items():
+            mine = found.take(found.content_pk == pk)
+            match = _judge(kind, content, mine, rows, media_kind, policies[content.bank], pairs)
+            if match is not None:
+                matches.append((content, match))
+        return matches
+
+
+def _exact_match(content: Content, kind: SignalType, policy: Policy) -> Match:
+    whole = (0.0, content.duration_s or 0.0)
+    segments = (Segment(whole, whole, content.frames_hashed),) if content.kind is Kind.VIDEO else ()
+    return Match(
+        content.bank, content.content_id, policy.verdict(kind, 0), kind, Transform.NONE.value, 0, None,
+        false_match_probability(kind, 0, 1), segments,
+    )  # fmt: skip
+
+
+def _judge(kind: SignalType, content: Content, found: _Found, rows: Frames, media_kind: Kind, policy: Policy,
+           pairs: int) -> Match | None:  # fmt: skip
+    found = found.take(found.distance_bits <= policy.radius_bits(kind))
+    if not len(found.query):
+        return None
+    nearest = int(np.argmin(found.distance_bits))
+    distance_bits = int(found.distance_bits[nearest])
+    return Match(
+        content.bank, content.content_id, policy.verdict(kind, distance_bits), kind,
+        _transform(rows[found.query[nearest]], found.reference[nearest]), distance_bits, None,
+        false_match_probability(kind, distance_bits, pairs), _segments(found, rows, media_kind),
+    )  # fmt: skip
+
+
+def _rank(match: Match) -> tuple[bool, float, int]:
+    return (match.verdict is not Verdict.MATCH, match.false_match_probability, match.distance_bits)
+
+
+def _conclude(signal: Signal, matches: tuple[Match, ...]) -> tuple[Verdict, Reason | None]:
+    """What was found counts; else what could not be judged; only then is it no match."""
+    for verdict in (Verdict.MATCH, Verdict.REVIEW):
+        if any(match.verdict is verdict for match in matches):
+            return verdict, signal.reason
+    if signal.reason is not None:
+        return Verdict.UNHASHABLE, signal.reason
+    asked_exact_only = signal.media.kind is Kind.HASHES and not len(signal.frames)
+    if not asked_exact_only and not bool((signal.frames["quality"] >= MIN_QUALITY).any()):
+        return Verdict.UNHASHABLE, Reason.FEATURELESS
+    return Verdict.NO_MATCH, None

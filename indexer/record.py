@@ -1,0 +1,275 @@
+"""What is known: banks, contents, their hashes, and what was withdrawn. The truth.
+
+The index is a cache of this. Rows come back as frozen values or as arrays; nothing
+above this file writes SQL (`keys`, `jobs` and `ledger` hold the other tables).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+
+from hashing.signals import (
+    EXACT_BYTES,
+    FRAME_DTYPE,
+    HASH_BYTES,
+    PROFILES,
+    Frames,
+    Kind,
+    Media,
+    SignalType,
+    no_frames,
+)
+from indexer.banks import LIVE, Banks
+from indexer.errors import UnknownContent
+from indexer.store import Change, new_id, now
+from indexer.tables import bank, content, exact, signal
+
+_BATCH = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One confirmed picture or video. Its hashes stay in the record."""
+
+    content_pk: int
+    content_id: str
+    bank: str
+    kind: Kind
+    enabled: bool
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    frames_hashed: int
+    case: str | None
+    labels: tuple[str, ...]
+    created_at: str
+    revision: int
+    withdrawn_at: str | None
+    withdrawn_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where hashes stand, as columns of one length; only what is active in the banks asked for."""
+
+    signal_pk: NDArray[np.int64]
+    content_pk: NDArray[np.int64]
+    rows: Frames
+
+
+def _content(row: Row[Any]) -> Content:
+    return Content(
+        row.content_pk, row.content_id, row.name, Kind(row.kind), row.enabled, row.width, row.height,
+        row.duration_s, row.frames_hashed, row.case_ref, tuple(row.labels), row.created_at, row.revision,
+        row.withdrawn_at, row.withdrawn_reason,
+    )  # fmt: skip
+
+
+_CONTENT = select(content, bank.c.name).join(bank, bank.c.bank_pk == content.c.bank_pk)
+
+
+def _frames(rows: Sequence[Any]) -> Frames:
+    frames = np.zeros(len(rows), FRAME_DTYPE)
+    for name in ("profile", "view", "quality"):
+        frames[name] = [getattr(row, name) for row in rows]
+    for name in ("timestamp_s", "until_s"):
+        frames[name] = [np.nan if getattr(row, name) is None else getattr(row, name) for row in rows]
+    joined = b"".join(row.hash for row in rows)
+    frames["hash"] = np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)
+    return frames
+
+
+def _signal_values(content_pk: int, frames: Frames) -> list[dict[str, Any]]:
+    return [
+        {
+            "content_pk": content_pk,
+            "profile": int(row["profile"]),
+            "view": int(row["view"]),
+            "quality": int(row["quality"]),
+            "timestamp_s": None if np.isnan(row["timestamp_s"]) else float(row["timestamp_s"]),
+            "until_s": None if np.isnan(row["until_s"]) else float(row["until_s"]),
+            "hash": bytes(row["hash"]),
+        }
+        for row in frames
+    ]
+
+
+class Record(Banks):
+    """Banks, contents and signals in one store."""
+
+    # Contents
+
+    def find_fingerprint(self, change: Change, bank_pk: int, fingerprint: str) -> str | None:
+        """Return the content_id of the same content in a bank, inside a change."""
+        same = select(content.c.content_id).where(content.c.bank_pk == bank_pk, content.c.fingerprint == fingerprint)
+        found = change.connection.execute(same).scalar()
+        return None if found is None else str(found)
+
+    def add_content(self, change: Change, bank_pk: int, fingerprint: str, media: Media, frames: Frames,
+                    digests: Iterable[tuple[SignalType, bytes]], case: str | None,
+                    labels: Sequence[str]) -> str:  # fmt: skip
+        """Write one content with its hashes inside a change; returns its content_id."""
+        content_id = new_id("c")
+        values = {
+            "content_id": content_id, "bank_pk": bank_pk, "fingerprint": fingerprint, "kind": media.kind.value,
+            "revision": change.revision, "width": media.width, "height": media.height, "enabled": True,
+            "duration_s": media.duration_s, "frames_hashed": media.frames_hashed, "case_ref": case,
+            "labels": list(labels), "created_at": now(),
+        }  # fmt: skip
+        statement = insert(content).values(values).returning(content.c.content_pk)
+        content_pk = int(change.connection.execute(statement).scalar_one())
+        if rows := _signal_values(content_pk, frames):
+            change.connection.execute(insert(signal), rows)
+        if exacts := [{"content_pk": content_pk, "signal_type": t.value, "digest": d} for t, d in digests]:
+            change.connection.execute(insert(exact), exacts)
+        return content_id
+
+    def content(self, bank_name: str, content_id: str) -> Content:
+        """Return one content of a bank, withdrawn or not; UnknownBank, UnknownContent."""
+        self.bank(bank_name)
+        with self.store.read() as connection:
+            wanted = _CONTENT.where(bank.c.name == bank_name, content.c.content_id == content_id)
+            row = connection.execute(wanted).first()
+        if row is None:
+            raise UnknownContent
+        return _content(row)
+
+    def contents_by_id(self, content_ids: Sequence[str]) -> tuple[Content, ...]:
+        """Return the contents with these ids in any bank; unknown ids are left out."""
+        with self.store.read() as connection:
+            rows = connection.execute(_CONTENT.where(content.c.content_id.in_(content_ids))).all()
+        return tuple(map(_content, rows))
+
+    def contents_by_pk(self, content_pks: Sequence[int]) -> dict[int, Content]:
+        """Return the contents with these keys."""
+        found: dict[int, Content] = {}
+        with self.store.read() as connection:
+            for start in range(0, len(content_pks), _BATCH):
+                wanted = _CONTENT.where(content.c.content_pk.in_(content_pks[start : start + _BATCH]))
+                found |= {row.content_pk: _content(row) for row in connection.execute(wanted)}
+        return found
+
+    def contents(self, bank_name: str, *, after: int = 0, limit: int = 100) -> tuple[Content, ...]:
+        """Return live contents of a bank in order of enrolment, from behind the key `after`; UnknownBank."""
+        self.bank(bank_name)
+        wanted = _CONTENT.where(bank.c.name == bank_name, content.c.content_pk > after, LIVE)
+        with self.store.read() as connection:
+            return tuple(map(_content, connection.execute(wanted.order_by(content.c.content_pk).limit(limit))))
+
+    def signal_counts(self, content_pk: int) -> dict[str, int]:
+        """Return how many hashes of each type a content has."""
+        counts: dict[str, int] = {}
+        with self.store.read() as connection:
+            for name, n in connection.execute(
+                select(exact.c.signal_type, func.count())
+                .where(exact.c.content_pk == content_pk)
+                .group_by(exact.c.signal_type)
+            ):
+                counts[name] = n
+            for profile, n in connection.execute(
+                select(signal.c.profile, func.count())
+                .where(signal.c.content_pk == content_pk)
+                .group_by(signal.c.profile)
+            ):
+                name = PROFILES[profile].signal_type.value
+                counts[name] = counts.get(name, 0) + n
+        return counts
+
+    def set_content(self, bank_name: str, content_id: str, *, actor: str, **fields: Any) -> Content:
+        """Change case_ref, labels or enabled of a live content; UnknownBank, UnknownContent."""
+        found = self.content(bank_name, content_id)
+        if found.withdrawn_at is not None:
+            raise UnknownContent
+        if fields:
+            with self.store.change(actor) as change:
+                change.connection.execute(
+                    update(content).where(content.c.content_pk == found.content_pk).values(**fields)
+                )
+                change.log("content.set", content_id, fields=sorted(fields))
+        return self.content(bank_name, content_id)
+
+    def withdraw(self, found: Content, *, reason: str, actor: str) -> int:
+        """Withdraw a content for good: its hashes are deleted with this change. Returns the revision.
+
+        Withdrawing what is withdrawn already changes nothing.
+        """
+        with self.store.change(actor) as change:
+            gone = update(content).where(content.c.content_pk == found.content_pk, LIVE)
+            done = change.connection.execute(gone.values(withdrawn_at=now(), withdrawn_reason=reason, fingerprint=None))
+            if done.rowcount:
+                for table in (signal, exact):
+                    change.connection.execute(delete(table).where(table.c.content_pk == found.content_pk))
+                change.log("content.withdraw", found.content_id, bank=found.bank, reason=reason)
+            return change.revision
+
+    # Hashes
+
+    def find_exact(self, digests: Iterable[tuple[SignalType, bytes]], bank_pks: Sequence[int]) -> dict[int, SignalType]:
+        """Return the active contents with one of these digests, and by which type."""
+        wanted = {digest: kind for kind, digest in digests if kind in EXACT_BYTES}
+        query = (
+            select(exact.c.content_pk, exact.c.signal_type, exact.c.digest)
+            .join(content, content.c.content_pk == exact.c.content_pk)
+            .where(exact.c.digest.in_(wanted), *_active(bank_pks))
+        )
+        with self.store.read() as connection:
+            rows = connection.execute(query).all()
+        return {
+            row.content_pk: SignalType(row.signal_type)
+            for row in sorted(rows, key=lambda row: str(row.signal_type))
+            if wanted[row.digest] == row.signal_type
+        }
+
+    def locate(self, signal_pks: NDArray[np.int64], bank_pks: Sequence[int]) -> Located:
+        """Return where hashes stand; those withdrawn, disabled or of other banks are left out."""
+        rows: list[Any] = []
+        with self.store.read() as connection:
+            for start in range(0, len(signal_pks), _BATCH):
+                wanted = [int(pk) for pk in signal_pks[start : start + _BATCH]]
+                query = (
+                    select(signal)
+                    .join(content, content.c.content_pk == signal.c.content_pk)
+                    .where(signal.c.signal_pk.in_(wanted), *_active(bank_pks))
+                )
+                rows += connection.execute(query).all()
+        if not rows:
+            nothing = np.empty(0, np.int64)
+            return Located(nothing, nothing, no_frames())
+        rows.sort(key=lambda row: row.signal_pk)
+        keys = np.array([row.signal_pk for row in rows], np.int64)
+        return Located(keys, np.array([row.content_pk for row in rows], np.int64), _frames(rows))
+
+    def signals_since(self, revision: int, upto: int) -> Iterator[tuple[NDArray[np.int64], Frames]]:
+        """Yield the keys and hashes of live contents enrolled after `revision` and not after `upto`."""
+        query = (
+            select(signal)
+            .join(content, content.c.content_pk == signal.c.content_pk)
+            .where(content.c.revision > revision, content.c.revision <= upto)
+            .order_by(signal.c.signal_pk)
+        )
+        with self.store.read() as connection:
+            result = connection.execution_options(yield_per=50_000).execute(query)
+            for rows in result.partitions():
+                yield np.array([row.signal_pk for row in rows], np.int64), _frames(rows)
+
+    def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
+        """Return all hashes of one content: for exports alone."""
+        digests = select(exact).where(exact.c.content_pk == content_pk).order_by(exact.c.exact_pk)
+        frames = select(signal).where(signal.c.content_pk == content_pk).order_by(signal.c.signal_pk)
+        with self.store.read() as connection:
+            found = [(SignalType(row.signal_type), bytes(row.digest)) for row in connection.execute(digests)]
+            return found, _frames(connection.execute(frames).all())
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many live contents and how many hashes of frames there are."""
+        with self.store.read() as connection:
+            contents = connection.execute(select(func.count()).select_from(content).where(LIVE)).scalar_one()
+            return contents, connection.execute(select(func.count()).select_from(signal)).scalar_one()
+
+
+def _active(bank_pks: Sequence[int]) -> tuple[ColumnElement[bool], ...]:
+    return (content.c.bank_pk.in_(bank_pks), content.c.enabled.is_(True), LIVE)

@@ -1,0 +1,126 @@
+"""Batch rescan: one JSON line for every input, always; may be killed at any time and resumed.
+
+The output file is the only state: a line is whole once its newline is there. Resuming
+cuts off a torn last line, counts the inputs that are answered and does the others. Lines
+stand in the order in which they were finished; `input` says whose they are.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any
+
+from hashing.errors import StaydownError
+from indexer.errors import InvalidManifest
+from indexer.exchange.manifest import Item
+
+Result = dict[str, Any]
+Check = Callable[[Item], Result]
+_READ_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many inputs got which verdict."""
+
+    counts: Counter[str]
+
+    def add(self, result: Result) -> None:
+        self.counts[str(result.get("verdict"))] += 1
+
+
+def answered(file: BufferedRandom) -> tuple[Counter[str], Tally]:
+    """Return how often each input is answered in the file, having cut off a torn last line."""
+    done: Counter[str] = Counter()
+    tally, whole = Tally(Counter()), 0
+    file.seek(0)
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            result = json.loads(line)
+            done[result["input"]] += 1
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidManifest(f"line {number} of the output is not a result") from error
+        tally.add(result)
+        whole += len(line)
+    file.truncate(whole)
+    file.seek(whole)
+    return done, tally
+
+
+def _left(items: Iterable[Item], done: Counter[str]) -> list[Item]:
+    left, seen = [], Counter(done)
+    for item in items:
+        if seen[item.name] > 0:
+            seen[item.name] -= 1
+        else:
+            left.append(item)
+    if +seen:
+        raise InvalidManifest("the output has results of other inputs; give a new --out or the same list")
+    return left
+
+
+def guarded(check: Check) -> Check:
+    """Turn what a check raises into a result: the batch-item boundary."""
+
+    def run(item: Item) -> Result:
+        try:
+            return check(item)
+        except StaydownError as error:
+            word = error.word
+        except OSError:
+            word = "unreadable_file"
+        except Exception:  # one input must never end a batch of a hundred thousand
+            word = "internal_error"
+        return {"verdict": "unhashable", "reason": word, "matches": []}
+
+    return run
+
+
+def _finished(items: Sequence[Item], check: Check, workers: int) -> Iterator[tuple[Item, Result]]:
+    """Yield results as they come; never more than a few inputs a worker are under way."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(workers) as threads:
+        running: dict[Future[Result], Item] = {}
+        while True:
+            for item in waiting:
+                running[threads.submit(check, item)] = item
+                if len(running) >= 3 * workers:
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+
+
+def _open(path: Path, resume: bool) -> BufferedRandom:
+    if not resume and path.exists() and path.stat().st_size:
+        raise InvalidManifest(f"{path.name} exists; use --resume to go on, or another --out")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    return os.fdopen(descriptor, "r+b")
+
+
+def rescan(items: Sequence[Item], check: Check, out: Path, *, resume: bool, workers: int,
+           progress: Callable[[int], None] = lambda done: None) -> Tally:  # fmt: skip
+    """Check every item and write its line to `out`; InvalidManifest if `out` is of another list.
+
+    `progress` is told how many inputs were just answered. Returns the tally of the whole
+    file, earlier runs included.
+    """
+    with _open(out, resume) as file:
+        done, tally = answered(file)
+        left = _left(items, done)
+        progress(sum(done.values()))
+        for item, result in _finished(left, guarded(check), workers):
+            file.write(json.dumps({"input": item.name} | result).encode() + b"\n")
+            file.flush()
+            tally.add(result)
+            progress(1)
+        os.fsync(file.fileno())
+    return tally

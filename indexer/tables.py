@@ -1,0 +1,155 @@
+"""The shape of the record: every table, as SQLAlchemy knows it. Migrations follow this file.
+
+`signal_pk` is never used twice (AUTOINCREMENT), since the index knows hashes by it.
+A withdrawn content keeps its row as a tombstone, without any hash.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+state = Table(
+    "state",
+    metadata,
+    Column("state_pk", Integer, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("store_id", String(32), nullable=False),
+)
+
+bank = Table(
+    "bank",
+    metadata,
+    Column("bank_pk", Integer, primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("description", Text, nullable=False, default=""),
+    Column("enabled", Boolean, nullable=False, default=True),
+    Column("policy", String(32), nullable=False, default="default"),
+    Column("signal_types", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+content = Table(
+    "content",
+    metadata,
+    Column("content_pk", _Key, primary_key=True),
+    Column("content_id", String(32), nullable=False, unique=True),
+    Column("bank_pk", Integer, ForeignKey("bank.bank_pk", ondelete="CASCADE"), nullable=False),
+    Column("fingerprint", String(64)),  # null once withdrawn
+    Column("revision", BigInteger, nullable=False, index=True),
+    Column("enabled", Boolean, nullable=False, default=True),
+    Column("kind", String(8), nullable=False),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("duration_s", Float),
+    Column("frames_hashed", Integer, nullable=False),
+    Column("case_ref", Text),
+    Column("labels", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("withdrawn_at", String(32)),
+    Column("withdrawn_reason", Text),
+    UniqueConstraint("bank_pk", "fingerprint"),
+    sqlite_autoincrement=True,
+)
+
+signal = Table(
+    "signal",
+    metadata,
+    Column("signal_pk", _Key, primary_key=True),
+    Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("profile", SmallInteger, nullable=False),
+    Column("view", SmallInteger, nullable=False),
+    Column("quality", SmallInteger, nullable=False),
+    Column("timestamp_s", Float),
+    Column("until_s", Float),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+exact = Table(
+    "exact",
+    metadata,
+    Column("exact_pk", _Key, primary_key=True),
+    Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("signal_type", String(8), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Index("ix_exact_digest", "digest", "signal_type"),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("name", Text, nullable=False, default=""),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("revoked_at", String(32)),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _Key, primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("idempotency_key", String(255), primary_key=True),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("answer", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+)
+
+rescan = Table(
+    "rescan",
+    metadata,
+    Column("rescan_id", String(32), primary_key=True),
+    Column("key_id", String(32), nullable=False),
+    Column("banks", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("total", Integer, nullable=False),
+)
+
+rescan_item = Table(
+    "rescan_item",
+    metadata,
+    Column("rescan_id", String(32), ForeignKey("rescan.rescan_id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("request", JSON, nullable=False),
+    Column("result", JSON(none_as_null=True)),
+)

@@ -1,0 +1,120 @@
+"""What the indexer found, as the JSON that is answered: one shape, whatever the question and the role.
+
+What a role may not see is null or rounded, never absent.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, View, to_hex
+from indexer.banks import Bank
+from indexer.enroll import Enrolled
+from indexer.matcher import Answer, Match
+from indexer.policy import tier
+from indexer.record import Content
+from service.schemas import (
+    BankOut,
+    ContentOut,
+    EnrolledOut,
+    HashOut,
+    MatchOut,
+    MediaOut,
+    SegmentOut,
+    SignalOut,
+    VerdictOut,
+)
+
+
+def media_out(media: Media) -> MediaOut:
+    """Return what is said of media."""
+    return MediaOut(
+        kind=media.kind.value, sha256=media.sha256, width=media.width, height=media.height,
+        duration_s=media.duration_s, frames_hashed=media.frames_hashed,
+    )  # fmt: skip
+
+
+def _match_out(match: Match, evidence: bool) -> MatchOut:
+    probability = match.false_match_probability
+    return MatchOut(
+        bank=match.bank, content_id=match.content_id, verdict=match.verdict.value, signal_type=match.signal_type,  # type: ignore[arg-type]
+        transform=match.transform, distance_bits=match.distance_bits if evidence else None,
+        inliers=match.inliers if evidence else None,
+        false_match_probability=probability if evidence else tier(probability),
+        segments=[
+            SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames)
+            for part in match.segments
+        ],
+    )  # fmt: skip
+
+
+def verdict_out(answer: Answer, request_id: str, *, evidence: bool) -> VerdictOut:
+    """Return the answer to a check; without `evidence` as the role `check` sees it."""
+    return VerdictOut(
+        request_id=request_id, verdict=answer.verdict.value, reason=answer.reason, media=media_out(answer.media),
+        matches=[_match_out(match, evidence) for match in answer.matches], bank_revision=answer.bank_revision,
+        policy=answer.policy,
+    )  # fmt: skip
+
+
+def without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored verdict as a role without evidence sees it."""
+    hidden = [
+        match
+        | {"distance_bits": None, "inliers": None, "false_match_probability": tier(match["false_match_probability"])}
+        for match in verdict.get("matches", [])
+    ]
+    return verdict | {"matches": hidden}
+
+
+def signals_out(signal: Signal) -> list[SignalOut]:
+    """Return all hashes of media: exact ones first, then frames in order of time."""
+    exact = [
+        SignalOut(signal_type=kind, hash=code.hex(), quality=None, timestamp_s=None, profile=None, view=View.FULL)
+        for kind, code in signal.exact
+        if kind in EXACT_BYTES
+    ]
+    return exact + [
+        SignalOut(
+            signal_type=PROFILES[int(row["profile"])].signal_type, hash=to_hex(row["hash"]),
+            quality=int(row["quality"]), timestamp_s=_or_none(row["timestamp_s"]),
+            profile=str(PROFILES[int(row["profile"])]), view=VIEWS[int(row["view"])],
+        )
+        for row in signal.frames
+    ]  # fmt: skip
+
+
+def _or_none(value: np.float64) -> float | None:
+    return None if np.isnan(value) else round(float(value), 3)
+
+
+def hash_out(signal: Signal) -> HashOut:
+    """Return the hashes of media."""
+    return HashOut(media=media_out(signal.media), signals=signals_out(signal), reason=signal.reason)
+
+
+def enrolled_out(enrolled: Enrolled) -> EnrolledOut:
+    """Return the answer to an enrolment."""
+    return EnrolledOut(
+        content_id=enrolled.content_id, bank=enrolled.bank, bank_revision=enrolled.bank_revision,
+        created=enrolled.created, signals=enrolled.signals, warnings=list(enrolled.warnings),
+        media=media_out(enrolled.media),
+    )  # fmt: skip
+
+
+def bank_out(bank: Bank) -> BankOut:
+    """Return a bank."""
+    return BankOut(
+        bank=bank.name, description=bank.description, enabled=bank.enabled, policy=bank.policy,
+        signal_types=list(bank.signal_types), contents=bank.contents, created_at=bank.created_at,
+    )  # fmt: skip
+
+
+def content_out(content: Content, signals: dict[str, int]) -> ContentOut:
+    """Return a content."""
+    media = Media(content.kind, None, content.width, content.height, content.duration_s, content.frames_hashed)
+    return ContentOut(
+        content_id=content.content_id, bank=content.bank, media=media_out(media), case=content.case,
+        labels=list(content.labels), enabled=content.enabled, signals=signals, created_at=content.created_at,
+        revision=content.revision, withdrawn_at=content.withdrawn_at, withdrawn_reason=content.withdrawn_reason,
+    )  # fmt: skip

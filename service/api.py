@@ -1,0 +1,286 @@
+"""The /v1 routes: a request read from top to bottom, one engine call, one shape of answer."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from hashing.hasher import DEFAULT_TYPES
+from hashing.signals import SignalType
+from indexer.enroll import Enrolled
+from indexer.errors import UnknownBank
+from indexer.ledger import Key
+from indexer.matcher import Answer
+from service import answers, schemas
+from service.auth import Permission, allows, requires
+from service.engine import Engine
+from service.errors import IdempotencyConflict, InvalidRequest
+from service.uploads import Upload, read_upload
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+MAX_JSON_BYTES = 32 * 1024 * 1024
+Banks = Annotated[list[str] | None, Query(alias="bank", description="banks to ask; all if left out")]
+Types = Annotated[list[SignalType] | None, Query(alias="type", description="signal types; the usual ones if left out")]
+
+router = APIRouter(prefix="/v1")
+
+
+def body_of(*models: type[BaseModel], media: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that the route reads itself."""
+    content: dict[str, Any] = {}
+    if media:
+        form = {
+            "type": "object",
+            "properties": {"media": {"type": "string", "format": "binary"}},
+            "required": ["media"],
+        }
+        content["multipart/form-data"] = {"schema": form}
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    for model in models:
+        content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def engine_of(request: Request) -> Engine:
+    """Return the engine of the app that got the request."""
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+async def in_thread(request: Request, action: Callable[..., T], *args: Any, media: bool = False) -> T:
+    """Run blocking work beside the event loop; hashes do not queue behind media."""
+    limiter: CapacityLimiter = request.app.state.media_threads if media else request.app.state.quick_threads
+    return await to_thread.run_sync(lambda: action(*args), limiter=limiter)
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    """Read a JSON body; MediaTooLarge, InvalidRequest."""
+    upload = await read_upload(request, MAX_JSON_BYTES)
+    if upload.document is None:
+        raise InvalidRequest("the body has to be application/json")
+    return schemas.parsed(model, upload.document)
+
+
+async def media_of(request: Request, upload: Upload) -> bytes:
+    """Return the media of an upload, fetched if it is a link."""
+    if upload.media is not None:
+        return upload.media
+    document = upload.document if upload.document is not None else {"url": upload.fields["url"][0]}
+    body: bytes = await request.app.state.fetcher.fetch(schemas.parsed(schemas.LinkIn, document).url)
+    return body
+
+
+def _verdict(request: Request, answer: Answer, key: Key) -> schemas.VerdictOut:
+    request.state.verdict, request.state.reason = answer.verdict.value, answer.reason
+    evidence = allows(key, Permission.EVIDENCE)
+    return answers.verdict_out(answer, request.state.request_id, evidence=evidence)
+
+
+@router.post("/check", openapi_extra=body_of(schemas.LinkIn, media=True), tags=["check"])
+async def check(request: Request, bank: Banks = None, key: Key = requires(Permission.CHECK)) -> schemas.VerdictOut:
+    """Judge media: a multipart field `media`, the raw body, or JSON with a link."""
+    engine = engine_of(request)
+    async with request.app.state.gate():
+        data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
+        answer = await in_thread(request, engine.check_media, data, bank, media=True)
+    return _verdict(request, answer, key)
+
+
+@router.post("/check/hashes", openapi_extra=body_of(schemas.SignalsIn), tags=["check"])
+async def check_hashes(
+    request: Request, bank: Banks = None, key: Key = requires(Permission.LOOKUP)
+) -> schemas.VerdictOut:
+    """Judge hashes that were made elsewhere, as one piece of media."""
+    asked = await read_model(request, schemas.SignalsIn)
+    hashes = schemas.ready_hashes(asked.signals)
+    return _verdict(request, await in_thread(request, engine_of(request).check_hashes, hashes, bank), key)
+
+
+@router.post("/hash", openapi_extra=body_of(schemas.LinkIn, media=True), tags=["hash"],
+             dependencies=[requires(Permission.HASH)])  # fmt: skip
+async def hash_media(request: Request, types: Types = None) -> schemas.HashOut:
+    """Hash media; nothing is stored."""
+    engine = engine_of(request)
+    async with request.app.state.gate():
+        data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
+        signal = await in_thread(request, engine.hash_for_bank, data, types or DEFAULT_TYPES, media=True)
+    return answers.hash_out(signal)
+
+
+# Banks
+
+
+def _settings(asked: schemas.BankIn) -> dict[str, Any]:
+    return asked.model_dump(exclude_none=True)
+
+
+@router.get("/banks", tags=["banks"], dependencies=[requires(Permission.READ)])
+async def list_banks(request: Request) -> schemas.BanksOut:
+    """List all banks."""
+    banks = await in_thread(request, engine_of(request).record.banks)
+    return schemas.BanksOut(banks=list(map(answers.bank_out, banks)))
+
+
+@router.put("/banks/{bank}", openapi_extra=body_of(schemas.BankIn), tags=["banks"],
+            responses={201: {"model": schemas.BankOut, "description": "created"}})  # fmt: skip
+async def put_bank(
+    request: Request, response: Response, bank: str, key: Key = requires(Permission.MANAGE)
+) -> schemas.BankOut:
+    """Create a bank (201), or change the settings that are given (200)."""
+    asked, record = await _optional(request), engine_of(request).record
+
+    def put() -> schemas.BankOut:
+        try:
+            return answers.bank_out(record.set_bank(bank, actor=key.key_id, **_settings(asked)))
+        except UnknownBank:
+            response.status_code = 201
+            return answers.bank_out(record.create_bank(bank, actor=key.key_id, **_settings(asked)))
+
+    return await in_thread(request, put)
+
+
+async def _optional(request: Request) -> schemas.BankIn:
+    """Read a bank's settings; no body at all means the defaults."""
+    upload = await read_upload(request, MAX_JSON_BYTES)
+    return schemas.parsed(schemas.BankIn, upload.document if upload.document is not None else {})
+
+
+@router.get("/banks/{bank}", tags=["banks"], dependencies=[requires(Permission.READ)])
+async def get_bank(request: Request, bank: str) -> schemas.BankOut:
+    """Show a bank."""
+    return answers.bank_out(await in_thread(request, engine_of(request).record.bank, bank))
+
+
+@router.patch("/banks/{bank}", openapi_extra=body_of(schemas.BankIn), tags=["banks"])
+async def patch_bank(request: Request, bank: str, key: Key = requires(Permission.MANAGE)) -> schemas.BankOut:
+    """Change the settings that are given."""
+    asked, record = await read_model(request, schemas.BankIn), engine_of(request).record
+    changed = await in_thread(request, lambda: record.set_bank(bank, actor=key.key_id, **_settings(asked)))
+    return answers.bank_out(changed)
+
+
+@router.delete("/banks/{bank}", status_code=204, tags=["banks"])
+async def delete_bank(request: Request, bank: str, key: Key = requires(Permission.MANAGE)) -> None:
+    """Delete a bank with all its contents and hashes, for good."""
+    await in_thread(request, lambda: engine_of(request).record.delete_bank(bank, actor=key.key_id))
+
+
+# Contents
+
+
+def _beside(request: Request, upload: Upload) -> dict[str, Any]:
+    """Return case and labels that come with media: as fields of the form, or in the query."""
+    fields, query = upload.fields, request.query_params
+    labels = fields.get("labels") or fields.get("label") or query.getlist("labels") or query.getlist("label")
+    return {"case": fields.get("case", [query.get("case") or ""])[0] or None, "labels": labels}
+
+
+async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> Enrolled:
+    engine = engine_of(request)
+    await in_thread(request, engine.record.bank, bank)
+    document = _beside(request, upload) if upload.document is None else upload.document
+    asked = schemas.parsed(schemas.ContentIn, document)
+    if asked.signals:
+        hashes = schemas.ready_hashes(asked.signals)
+        return await in_thread(
+            request, lambda: engine.enroll_hashes(bank, hashes, asked.case, asked.labels, actor=key.key_id)
+        )
+    if upload.document is not None:
+        upload = Upload(document={"url": asked.url} if asked.url else {})
+    data = await media_of(request, upload)
+    return await in_thread(
+        request, lambda: engine.enroll_media(bank, data, asked.case, asked.labels, actor=key.key_id), media=True
+    )
+
+
+def _request_digest(bank: str, upload: Upload, idempotency_key: str) -> bytes:
+    parts = (idempotency_key, bank, repr(upload.document), repr(sorted(upload.fields.items())))
+    return hashlib.sha256("\n".join(parts).encode() + (upload.media or b"")).digest()
+
+
+@router.post("/banks/{bank}/contents", status_code=201, openapi_extra=body_of(schemas.ContentIn, media=True),
+             tags=["contents"], response_model=schemas.EnrolledOut)  # fmt: skip
+async def enroll(request: Request, bank: str, key: Key = requires(Permission.ENROLL)) -> Response:
+    """Enroll media, a link or ready-made hashes. `Idempotency-Key` makes a repetition harmless."""
+    engine = engine_of(request)
+    wanted = request.headers.get("idempotency-key", "")[:255]
+    async with request.app.state.gate():
+        upload = await read_upload(request, engine.settings.max_body_bytes)
+        digest = _request_digest(bank, upload, wanted)
+        if wanted and (known := await in_thread(request, engine.ledger.remembered, key.key_id, wanted)):
+            if known[0] != digest:
+                raise IdempotencyConflict
+            return JSONResponse(known[1], 201, {"Idempotency-Replayed": "true"})
+        answer = answers.enrolled_out(await _enrolled(request, bank, upload, key)).model_dump(mode="json")
+        if wanted:
+            await in_thread(request, engine.ledger.remember, key.key_id, wanted, digest, answer)
+    return JSONResponse(answer, 201)
+
+
+@router.get("/banks/{bank}/contents", tags=["contents"], dependencies=[requires(Permission.READ)])
+async def list_contents(
+    request: Request, bank: str, cursor: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> schemas.ContentsOut:
+    """List the live contents of a bank, a page at a time."""
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise InvalidRequest("cursor: it has to be the one of the page before")
+    record = engine_of(request).record
+
+    def page() -> schemas.ContentsOut:
+        found = record.contents(bank, after=int(cursor or 0), limit=limit)
+        onward = str(found[-1].content_pk) if len(found) == limit else None
+        contents = [answers.content_out(content, record.signal_counts(content.content_pk)) for content in found]
+        return schemas.ContentsOut(contents=contents, cursor=onward)
+
+    return await in_thread(request, page)
+
+
+def _content(engine: Engine, bank: str, content_id: str) -> schemas.ContentOut:
+    found = engine.record.content(bank, content_id)
+    return answers.content_out(found, engine.record.signal_counts(found.content_pk))
+
+
+@router.get("/banks/{bank}/contents/{content_id}", tags=["contents"], dependencies=[requires(Permission.READ)])
+async def get_content(request: Request, bank: str, content_id: str) -> schemas.ContentOut:
+    """Show a content, withdrawn or not."""
+    return await in_thread(request, _content, engine_of(request), bank, content_id)
+
+
+@router.patch("/banks/{bank}/contents/{content_id}", openapi_extra=body_of(schemas.ContentChange), tags=["contents"])
+async def patch_content(
+    request: Request, bank: str, content_id: str, key: Key = requires(Permission.WITHDRAW)
+) -> schemas.ContentOut:
+    """Change case, labels, or whether a content answers."""
+    asked, engine = await read_model(request, schemas.ContentChange), engine_of(request)
+    fields = asked.model_dump(exclude_unset=True)
+    if "case" in fields:
+        fields["case_ref"] = fields.pop("case")
+    fields = {name: value for name, value in fields.items() if value is not None or name == "case_ref"}
+
+    def patch() -> schemas.ContentOut:
+        engine.record.set_content(bank, content_id, actor=key.key_id, **fields)
+        return _content(engine, bank, content_id)
+
+    return await in_thread(request, patch)
+
+
+@router.delete("/banks/{bank}/contents/{content_id}", status_code=204, tags=["contents"])
+async def withdraw(
+    request: Request,
+    bank: str,
+    content_id: str,
+    reason: Annotated[str, Query(max_length=1024)] = "",
+    key: Key = requires(Permission.WITHDRAW),
+) -> None:
+    """Withdraw a content: gone from every answer at once, for good."""
+    record = engine_of(request).record
+
+    def gone() -> None:
+        record.withdraw(record.content(bank, content_id), reason=reason, actor=key.key_id)
+
+    await in_thread(request, gone)

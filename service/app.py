@@ -1,0 +1,130 @@
+"""The HTTP service: `create_app(settings)`. Nothing is read at import; the lifespan owns what is closed."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from pydantic.json_schema import models_json_schema
+
+from service import api, problems, rescans, schemas
+from service.auth import Permission, requires
+from service.engine import Engine
+from service.fetch import Fetcher
+from service.logs import log
+from service.metrics import Metrics
+from service.middleware import Gate, Observed
+from service.settings import Settings
+
+VERSION = "0.1.0"
+_BODIES = (
+    schemas.LinkIn,
+    schemas.SignalsIn,
+    schemas.ContentIn,
+    schemas.ContentChange,
+    schemas.BankIn,
+    schemas.RescanIn,
+)
+
+
+def _load(engine: Engine) -> None:
+    """Load the index beside the start, so that the process answers for itself at once."""
+    engine.load_index()
+    log().info("index ready", revision=engine.index.revision, hashes=len(engine.index))
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    engine, settings = Engine(app.state.settings), app.state.settings
+    app.state.engine, app.state.fetcher = engine, Fetcher(settings)
+    app.state.media_threads = CapacityLimiter(engine.pool.workers + 2)
+    app.state.quick_threads = CapacityLimiter(16)
+    app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
+    app.state.rescans.start()
+    threading.Thread(target=_load, args=(engine,), name="index", daemon=True).start()
+    log().info("started", **settings.shown())
+    yield
+    app.state.rescans.stop()
+    engine.save_index()
+    engine.close()
+    log().info("stopped")
+
+
+async def live() -> dict[str, str]:
+    """Tell that the process runs."""
+    return {"status": "live"}
+
+
+async def ready(request: Request) -> Response:
+    """Tell whether checks are answered: 200, or 503 while the index is loading."""
+    engine = api.engine_of(request)
+    body = {"status": "ready" if engine.index.ready else "loading", "bank_revision": engine.index.revision,
+            "hashes": engine.index.sizes()}  # fmt: skip
+    return JSONResponse(body, 200 if engine.index.ready else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Show metrics in Prometheus' text format."""
+    found, engine = request.app.state.metrics, api.engine_of(request)
+    found.revision.set(engine.index.revision)
+    for kind, count in engine.index.sizes().items():
+        found.hashes.labels(kind).set(count)
+    return Response(found.text(), media_type="text/plain; version=0.0.4")
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Describe the API, with the bodies that routes read themselves."""
+    if not app.openapi_schema:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, bodies = models_json_schema(
+            [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
+        )
+        components = document.setdefault("components", {})
+        components["schemas"] = components.get("schemas", {}) | bodies["$defs"]
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _own_routes(app: FastAPI) -> None:
+    app.add_api_route("/health/live", live, tags=["health"])
+    app.add_api_route("/health/ready", ready, tags=["health"], response_model=None)
+    app.add_api_route("/metrics", metrics, tags=["health"], response_model=None,
+                      dependencies=[requires(Permission.METRICS)])  # fmt: skip
+    docs = [requires(Permission.DOCS)]
+
+    async def openapi() -> JSONResponse:
+        return JSONResponse(_openapi(app))
+
+    async def swagger() -> Response:
+        return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title)
+
+    app.add_api_route("/openapi.json", openapi, include_in_schema=False, dependencies=docs)
+    app.add_api_route("/docs", swagger, include_in_schema=False, response_model=None, dependencies=docs)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the app of these settings."""
+    app = FastAPI(
+        title="staydown",
+        version=VERSION,
+        description="Keeps known non-consensual intimate deepfakes down.",
+        lifespan=_lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.gate = Gate(settings.max_in_flight, app.state.metrics)
+    problems.install(app)
+    app.include_router(api.router)
+    app.include_router(rescans.router)
+    _own_routes(app)
+    app.add_middleware(Observed, metrics=app.state.metrics)
+    return app

@@ -1,0 +1,269 @@
+"""The command line `staydown`. Results on stdout, everything else on stderr.
+
+Exit status of `check` and `rescan`: 0 all read and nothing matched, 1 something matched
+or needs review, 2 wrong usage or a broken store, 3 nothing matched but something could
+not be judged. Other commands: 0, or 2 with a message.
+"""
+
+import resource
+import sys
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+import uvicorn
+
+from hashing.errors import MediaError, StaydownError
+from hashing.hasher import DEFAULT_TYPES
+from hashing.signals import SignalType
+from indexer.enroll import Enrolled
+from indexer.errors import InvalidManifest, UnknownBank
+from indexer.exchange.manifest import Item, expand, read_manifest
+from indexer.rescan import guarded
+from indexer.rescan import rescan as run_rescan
+from service import answers, cli_banks, output, schemas
+from service.app import create_app
+from service.auth import Role
+from service.engine import Engine
+from service.fetch import Fetcher
+from service.logs import configure
+from service.settings import Settings, read_settings
+
+app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimate deepfakes down.",
+                  pretty_exceptions_enable=False)  # fmt: skip
+cli_banks.install(app)
+
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
+Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]
+MATCHED, UNJUDGED = 1, 3
+
+
+@contextmanager
+def _engine(*, index: bool = True) -> Iterator[Engine]:
+    with Engine(read_settings()) as engine:
+        if index:
+            engine.load_index()
+        yield engine
+
+
+@app.command()
+def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=65535)] = 8000) -> None:
+    """Run the HTTP service."""
+    settings = read_settings()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold media and hashes
+    configure(settings.log_level)
+    with Engine(settings) as engine:
+        first = engine.ledger.create_first_key(Role.ADMIN)
+    if first is not None:
+        output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)
+    uvicorn.run(create_app(settings), host=host, port=port, access_log=False, log_config=None, server_header=False,
+                timeout_graceful_shutdown=30)  # fmt: skip
+
+
+def _read(engine: Engine, settings: Settings, name: str) -> bytes:
+    """Read what is named: `-` is standard input, a link is fetched, all else is a file."""
+    if name == "-":
+        return sys.stdin.buffer.read(settings.max_body_bytes + 1)
+    if name.startswith(("http://", "https://")):
+        return anyio.run(Fetcher(settings).fetch, name)
+    return engine.read_media(Path(name))
+
+
+def _verdict(engine: Engine, banks: list[str] | None, item: Item) -> dict[str, Any]:
+    """Judge one input, by the same calls as the HTTP service."""
+    if item.hashes:
+        answer = engine.check_hashes(item.hashes, banks)
+    else:
+        name = item.name if item.path is None else str(item.path)
+        answer = engine.check_media(_read(engine, engine.settings, name), banks)
+    return answers.verdict_out(answer, uuid.uuid4().hex, evidence=True).model_dump(mode="json")
+
+
+def _exit_code(verdicts: Iterable[str]) -> int:
+    found = set(verdicts)
+    if found & {"match", "review"}:
+        return MATCHED
+    return UNJUDGED if "unhashable" in found else 0
+
+
+def _inputs(names: list[str]) -> list[Item]:
+    """Expand folders; links and `-` stand for themselves."""
+    found: list[Item] = []
+    for name in names:
+        plain = name == "-" or name.startswith(("http://", "https://"))
+        found += [Item(name)] if plain else list(expand([Path(name)]))
+    return found
+
+
+@app.command()
+def check(
+    inputs: Annotated[list[str], typer.Argument(metavar="PATH-or-URL...")], bank: Banks = None, as_json: AsJson = False
+) -> None:
+    """Judge media: files, folders, links, or - for standard input."""
+    rows, verdicts = [], []
+    with _engine() as engine:
+        _known(engine, bank)
+        judge = guarded(partial(_verdict, engine, bank))
+        with ThreadPoolExecutor(engine.settings.worker_count) as threads:
+            items = _inputs(inputs)
+            for item, verdict in zip(items, threads.map(judge, items), strict=True):
+                verdicts.append(verdict["verdict"])
+                if as_json:
+                    output.say_json({"input": item.name} | verdict)
+                rows.append((item.name, verdict["verdict"], output.evidence(verdict)))
+    if not as_json:
+        output.say_table("", ("input", "verdict", "evidence"), rows)
+    raise typer.Exit(_exit_code(verdicts))
+
+
+def _known(engine: Engine, banks: list[str] | None) -> None:
+    for name in banks or []:
+        engine.record.bank(name)
+
+
+@app.command()
+def rescan(
+    source: Annotated[Path, typer.Argument(metavar="MANIFEST-or-FOLDER")],
+    out: Annotated[Path, typer.Option(help="file for one JSON line an input")],
+    bank: Banks = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where an earlier run ended")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="processes that decode; 0: one a core")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check a folder or a manifest of any length: one line for every input, always."""
+    settings = read_settings()
+    settings = settings.model_copy(update={"workers": workers or settings.workers})
+    items = list(expand([source])) if source.is_dir() else read_manifest(source)
+    with Engine(settings) as engine, output.progress(len(items), "rescan") as bar:
+        engine.load_index()
+        _known(engine, bank)
+        tally = run_rescan(
+            items, partial(_verdict, engine, bank), out, resume=resume, workers=settings.worker_count,
+            progress=lambda done: bar.advance(bar.task_ids[0], done),
+        )  # fmt: skip
+    counts = dict(tally.counts)
+    if as_json:
+        output.say_json({"inputs": sum(counts.values()), "verdicts": counts, "out": str(out)})
+    else:
+        output.say_table("", ("verdict", "inputs"), sorted(counts.items()))
+    raise typer.Exit(_exit_code(counts))
+
+
+@app.command(name="hash")
+def hash_command(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...")],
+    signal_type: Annotated[list[SignalType] | None, typer.Option("--type", help="signal types")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the hashes of media; nothing is stored or looked up."""
+    code = 0
+    settings = read_settings()
+    with Engine(settings.model_copy(update={"database_url": "sqlite://"})) as engine:
+        for item in _inputs(paths):
+            try:
+                data = _read(engine, settings, item.name)
+                found = answers.hash_out(engine.hash_for_bank(data, signal_type or DEFAULT_TYPES))
+            except (MediaError, OSError) as error:
+                output.errors.print(f"{item.name}: {error}")
+                code = 2
+                continue
+            _show_hashes(item.name, found, as_json)
+    raise typer.Exit(code)
+
+
+def _show_hashes(name: str, found: schemas.HashOut, as_json: bool) -> None:
+    if as_json:
+        output.say_json({"input": name} | found.model_dump(mode="json"))
+        return
+    rows = [(s.signal_type, s.timestamp_s, s.view.value, s.quality, s.hash) for s in found.signals]
+    output.say_table(name, ("signal_type", "timestamp_s", "view", "quality", "hash"), rows)
+
+
+def _enroll_item(engine: Engine, bank: str, item: Item, case: str | None, labels: list[str]) -> Enrolled:
+    case, tags = item.case or case, list(item.labels) or labels
+    if item.hashes:
+        return engine.enroll_hashes(bank, item.hashes, case, tags, actor="cli")
+    data = _read(engine, engine.settings, item.name if item.path is None else str(item.path))
+    return engine.enroll_media(bank, data, case, tags, actor="cli")
+
+
+def _make_bank(engine: Engine, name: str) -> None:
+    try:
+        engine.record.bank(name)
+    except UnknownBank:
+        engine.record.create_bank(name, actor="cli")
+        output.errors.print(f"created bank {name}")
+
+
+@app.command()
+def enroll(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH...]")] = None,
+    bank: Annotated[str, typer.Option(help="the bank; it is created if there is none of this name")] = ...,  # type: ignore[assignment]
+    case: Annotated[str | None, typer.Option(help="case reference")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="a label; may be repeated")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV or JSON Lines, with ready-made hashes too")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Enroll confirmed media, or hashes of it, in a bank."""
+    items = _inputs(paths or []) + (read_manifest(manifest) if manifest else [])
+    if not items:
+        raise InvalidManifest("nothing to enroll was named")
+    failed, rows = 0, []
+    with _engine(index=False) as engine, output.progress(len(items), "enroll") as bar:
+        _make_bank(engine, bank)
+        with ThreadPoolExecutor(engine.settings.worker_count) as threads:
+            work = [threads.submit(_enroll_item, engine, bank, item, case, label or []) for item in items]
+            for item, future in zip(items, work, strict=True):
+                bar.advance(bar.task_ids[0])
+                try:
+                    done = answers.enrolled_out(future.result())
+                except (MediaError, OSError) as error:
+                    failed += 1
+                    output.errors.print(f"{item.name}: {_word(error)}: {error}")
+                    continue
+                if as_json:
+                    output.say_json({"input": item.name} | done.model_dump(mode="json"))
+                rows.append((item.name, done.content_id, done.created, _words(done)))
+    if not as_json:
+        output.say_table("", ("input", "content_id", "new", "signals"), rows)
+    raise typer.Exit(2 if failed else 0)
+
+
+def _word(error: Exception) -> str:
+    return error.word if isinstance(error, StaydownError) else "unreadable_file"
+
+
+def _words(done: schemas.EnrolledOut) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in done.signals.items())
+    return counts + (f" (warning: {', '.join(done.warnings)})" if done.warnings else "")
+
+
+@app.command()
+def withdraw(
+    content_ids: Annotated[list[str], typer.Argument(metavar="CONTENT_ID...")],
+    reason: Annotated[str, typer.Option(help="why; kept in the audit log")],
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw contents: gone from every answer at once, for good."""
+    with _engine(index=False) as engine:
+        done = engine.withdraw(content_ids, reason=reason, actor="cli")
+    if as_json:
+        for content_id, revision in done:
+            output.say_json({"content_id": content_id, "bank_revision": revision})
+    else:
+        output.say_table("", ("withdrawn", "bank_revision"), done)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and exit status 2."""
+    try:
+        app()
+    except StaydownError as error:
+        output.errors.print(f"staydown: {error.word}: {error}", soft_wrap=True, markup=False)
+        raise SystemExit(2) from error

@@ -1,0 +1,192 @@
+"""The commands that look after a store: bank, key, import, export, audit, doctor."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hashing.signals import SignalType
+from indexer.exchange import hashlist
+from service import answers, output, schemas
+from service.auth import Role
+from service.doctor import examine
+from service.engine import Engine
+from service.settings import read_settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table")]
+Name = Annotated[str, typer.Argument(help="the bank's name")]
+Description = Annotated[str | None, typer.Option(help="what the bank is for")]
+Policy = Annotated[str | None, typer.Option(help="default, strict or review-only")]
+Types = Annotated[list[SignalType] | None, typer.Option("--type", help="signal types kept and compared")]
+
+banks = typer.Typer(no_args_is_help=True, help="Banks of known content.")
+keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP service.")
+audits = typer.Typer(no_args_is_help=True, help="The audit log.")
+
+
+@contextmanager
+def _engine() -> Iterator[Engine]:
+    with Engine(read_settings()) as engine:
+        yield engine
+
+
+def _show(items: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for item in items:
+            output.say_json(item)
+    else:
+        columns = list(items[0]) if items else ["nothing here"]
+        output.say_table("", columns, [[_cell(item[c]) for c in columns] for item in items])
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    asked = schemas.parsed(schemas.BankIn, {name: value for name, value in options.items() if value is not None})
+    return asked.model_dump(exclude_none=True)
+
+
+@banks.command("create")
+def create_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
+                as_json: AsJson = False) -> None:  # fmt: skip
+    """Create a bank."""
+    with _engine() as engine:
+        given = _given(description=description, policy=policy, signal_types=types)
+        made = engine.record.create_bank(name, actor="cli", **given)
+    _show([answers.bank_out(made).model_dump(mode="json")], as_json)
+
+
+@banks.command("list")
+def list_banks(as_json: AsJson = False) -> None:
+    """List all banks."""
+    with _engine() as engine:
+        _show([answers.bank_out(bank).model_dump(mode="json") for bank in engine.record.banks()], as_json)
+
+
+@banks.command("show")
+def show_bank(name: Name, as_json: AsJson = False) -> None:
+    """Show a bank."""
+    with _engine() as engine:
+        _show([answers.bank_out(engine.record.bank(name)).model_dump(mode="json")], as_json)
+
+
+@banks.command("set")
+def set_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
+             enabled: Annotated[bool | None, typer.Option("--enabled/--disabled")] = None,
+             as_json: AsJson = False) -> None:  # fmt: skip
+    """Change the settings that are given."""
+    with _engine() as engine:
+        given = _given(description=description, policy=policy, signal_types=types, enabled=enabled)
+        changed = engine.record.set_bank(name, actor="cli", **given)
+    _show([answers.bank_out(changed).model_dump(mode="json")], as_json)
+
+
+@banks.command("delete")
+def delete_bank(name: Name, yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False) -> None:
+    """Delete a bank with all its contents and hashes, for good."""
+    with _engine() as engine:
+        found = engine.record.bank(name)
+        if not yes:
+            typer.confirm(f"Delete {name} with {found.contents} contents for good?", abort=True, err=True)
+        engine.record.delete_bank(name, actor="cli")
+
+
+@banks.command("contents")
+def list_contents(name: Name, as_json: AsJson = False) -> None:
+    """List the live contents of a bank."""
+    items: list[dict[str, Any]] = []
+    with _engine() as engine:
+        after = 0
+        while page := engine.record.contents(name, after=after, limit=500):
+            items += [
+                {"content_id": c.content_id, "kind": c.kind.value, "case": c.case, "labels": list(c.labels),
+                 "created_at": c.created_at}
+                for c in page
+            ]  # fmt: skip
+            after = page[-1].content_pk
+    _show(items, as_json)
+
+
+@keys.command("create")
+def create_key(role: Annotated[Role, typer.Option(help="what the key is for")],
+               name: Annotated[str, typer.Option(help="whose it is")] = "",
+               as_json: AsJson = False) -> None:  # fmt: skip
+    """Make a key. It is shown once, and only a hash of it is kept."""
+    with _engine() as engine:
+        key, text = engine.ledger.create_key(role.value, name=name, actor="cli")
+    _show([{"key_id": key.key_id, "key": text, "role": key.role}], as_json)
+
+
+@keys.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List all keys, revoked ones too."""
+    with _engine() as engine:
+        found = engine.ledger.keys()
+    _show([{"key_id": k.key_id, "role": k.role, "name": k.name, "created_at": k.created_at,
+            "revoked_at": k.revoked_at} for k in found], as_json)  # fmt: skip
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument()]) -> None:
+    """Revoke a key at once and for good."""
+    with _engine() as engine:
+        engine.ledger.revoke_key(key_id, actor="cli")
+
+
+def import_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or jsonl")],
+                  file: Annotated[Path, typer.Argument()],
+                  bank: Annotated[str, typer.Option(help="the bank")], as_json: AsJson = False) -> None:  # fmt: skip
+    """Enroll a list of ready-made hashes."""
+    hashlist.check_format(form)
+    with _engine() as engine:
+        done = hashlist.import_hashes(engine.enroller, bank, file, actor="cli")
+    new = sum(enrolled.created for enrolled in done)
+    _show([{"contents": len(done), "new": new, "known": len(done) - new}], as_json)
+
+
+def export_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or jsonl")],
+                  file: Annotated[Path, typer.Argument(help="must not exist yet")],
+                  bank: Annotated[str, typer.Option(help="the bank")], as_json: AsJson = False) -> None:  # fmt: skip
+    """Write the hashes of a bank to a file that only its owner can read."""
+    with _engine() as engine:
+        count = hashlist.export_hashes(engine.record, bank, file, form)
+        with engine.store.change("cli", counted=False) as change:
+            change.log("bank.export", bank, hashes=count)
+    _show([{"hashes": count}], as_json)
+
+
+@audits.command("verify")
+def verify_audit(as_json: AsJson = False) -> None:
+    """Check the chain of the audit log; names the first broken entry."""
+    with _engine() as engine:
+        count, broken = engine.ledger.verify()
+    _show([{"entries": count, "ok": broken is None, "first_broken": broken}], as_json)
+    raise typer.Exit(0 if broken is None else 2)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Verify settings, store, index cache and workers; change nothing."""
+    settings = read_settings()
+    with Engine(settings) as engine:
+        findings = examine(engine)
+    if as_json:
+        found = [{"what": f.what, "ok": f.ok, "detail": f.detail} for f in findings]
+        output.say_json({"settings": settings.shown(), "findings": found})
+    else:
+        output.say_table("settings", ("setting", "value"), list(settings.shown().items()))
+        output.say_table("findings", ("what", "ok", "detail"), [(f.what, f.ok, f.detail) for f in findings])
+    raise typer.Exit(0 if all(f.ok for f in findings) else 2)
+
+
+def install(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.add_typer(banks, name="bank")
+    app.add_typer(keys, name="key")
+    app.add_typer(audits, name="audit")
+    app.command("import")(import_hashes)
+    app.command("export")(export_hashes)
+    app.command("doctor")(doctor)

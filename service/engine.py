@@ -1,0 +1,117 @@
+"""Everything that a front door needs, opened once: store, index, matcher, enroller, workers.
+
+HTTP, command line, rescans and benchmarks call these very functions.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hashing.hasher import Plan
+from hashing.media import Sampling
+from hashing.sandbox import Pool
+from hashing.signals import Signal, SignalType
+from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
+from indexer.errors import UnknownContent
+from indexer.index import Index
+from indexer.jobs import Jobs
+from indexer.ledger import Ledger
+from indexer.matcher import Answer, Matcher
+from indexer.policy import MIN_QUALITY
+from indexer.record import Record
+from indexer.store import Store
+from service.settings import Settings, worker_environment
+
+
+class Engine:
+    """One opened staydown."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open or create the store; StoreBroken. The index is loaded by `load_index`."""
+        self.settings = settings
+        self.store = Store(settings.record_url)
+        self.record = Record(self.store)
+        self.ledger = Ledger(self.store)
+        self.jobs = Jobs(self.store)
+        self.index = Index(MIN_QUALITY)
+        self.matcher = Matcher(self.record, self.index)
+        self.enroller = Enroller(self.record, self.index)
+        self._pool: Pool | None = None
+
+    def load_index(self) -> None:
+        """Load the index cache, or what of it agrees with the record, and take in the rest."""
+        self.index.load(self.settings.index_path, self.record)
+        self.index.refresh(self.record)
+
+    def save_index(self) -> None:
+        """Write the index cache; it may fail, since it is only a cache."""
+        try:
+            self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.index.save(self.settings.index_path, self.store.store_id())
+        except OSError:
+            return
+
+    @property
+    def pool(self) -> Pool:
+        """The worker processes, started at first use."""
+        if self._pool is None:
+            self._pool = Pool(self.settings.worker_count, worker_environment())
+        return self._pool
+
+    def hash_for_check(self, data: bytes, banks: Sequence[str] | None) -> Signal:
+        """Hash media as a query of these banks; a MediaError, or a Signal with a reason."""
+        limits = self.settings.limits(self.settings.check_timeout_s)
+        return self.pool.hash_media(data, Plan(Sampling.SPARSE, self.matcher.signal_types(banks), limits))
+
+    def hash_for_bank(self, data: bytes, types: Iterable[SignalType]) -> Signal:
+        """Hash media as closely as an enrolment does."""
+        limits = self.settings.limits(self.settings.enroll_timeout_s)
+        return self.pool.hash_media(data, Plan(Sampling.DENSE, frozenset(types), limits))
+
+    def check_media(self, data: bytes, banks: Sequence[str] | None) -> Answer:
+        """Judge media."""
+        return self.matcher.match(self.hash_for_check(data, banks), banks)
+
+    def check_hashes(self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None) -> Answer:
+        """Judge ready-made hashes as one piece of media."""
+        return self.matcher.match(signal_of(hashes), banks)
+
+    def enroll_media(self, bank: str, data: bytes, case: str | None, labels: Sequence[str], *, actor: str) -> Enrolled:
+        """Enroll media in a bank."""
+        signal = self.hash_for_bank(data, self.record.bank(bank).signal_types)
+        return self.enroller.enroll(bank, Submission(signal, case, tuple(labels)), actor=actor)
+
+    def enroll_hashes(
+        self, bank: str, hashes: Sequence[ReadyHash], case: str | None, labels: Sequence[str], *, actor: str
+    ) -> Enrolled:
+        """Enroll ready-made hashes as one content."""
+        submission = Submission(signal_of(hashes), case, tuple(labels))
+        return self.enroller.enroll(bank, submission, actor=actor)
+
+    def withdraw(self, content_ids: Sequence[str], *, reason: str, actor: str) -> list[tuple[str, int]]:
+        """Withdraw contents of any bank; UnknownContent if one of the ids is unknown, then none is."""
+        found = self.record.contents_by_id(content_ids)
+        missing = set(content_ids) - {content.content_id for content in found}
+        if missing:
+            raise UnknownContent(f"there is no content {', '.join(sorted(missing))}")
+        return [(c.content_id, self.record.withdraw(c, reason=reason, actor=actor)) for c in found]
+
+    def read_media(self, path: Path) -> bytes:
+        """Read a file, but no more of it than is taken."""
+        with path.open("rb") as file:
+            return file.read(self.settings.max_body_bytes + 1)
+
+    def close(self) -> None:
+        """End the workers and close the store."""
+        if self._pool is not None:
+            self._pool.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,76 @@
+"""The branch of the error tree that requests and links can cause.
+
+StaydownError (hashing.errors)
+└── ServiceError
+    ├── InvalidRequest         invalid_request
+    ├── Unauthenticated        unauthenticated
+    ├── Forbidden              forbidden
+    ├── TooManyRequests        too_many_requests
+    ├── IdempotencyConflict    idempotency_conflict
+    ├── UnknownRescan          unknown_rescan
+    ├── LinkRefused            link_refused
+    ├── LinkFailed             link_failed
+    └── InvalidSettings        invalid_settings
+"""
+
+from hashing.errors import StaydownError
+
+
+class ServiceError(StaydownError):
+    """The request cannot be answered."""
+
+    code = "service_error"
+
+
+class InvalidRequest(ServiceError):
+    """The request is not of the form that this route takes."""
+
+    code = "invalid_request"
+
+
+class Unauthenticated(ServiceError):
+    """A valid key is needed: Authorization: Bearer KEY."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ServiceError):
+    """The role of this key does not allow this."""
+
+    code = "forbidden"
+
+
+class TooManyRequests(ServiceError):
+    """More is under way than this server takes at a time; try again in a moment."""
+
+    code = "too_many_requests"
+
+
+class IdempotencyConflict(ServiceError):
+    """This Idempotency-Key came with another request before."""
+
+    code = "idempotency_conflict"
+
+
+class UnknownRescan(ServiceError):
+    """There is no rescan with this id."""
+
+    code = "unknown_rescan"
+
+
+class LinkRefused(ServiceError):
+    """The link leads where staydown does not go: not public, not HTTP, or switched off."""
+
+    code = "link_refused"
+
+
+class LinkFailed(ServiceError):
+    """The link could not be fetched."""
+
+    code = "link_failed"
+
+
+class InvalidSettings(ServiceError):
+    """A setting cannot be used."""
+
+    code = "invalid_settings"

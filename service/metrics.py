@@ -1,0 +1,27 @@
+"""What is counted, for Prometheus. Labels are routes and stable words, never what was asked."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """The metrics of one app."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "staydown_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "staydown_request_seconds", "Time to an answer", ["route"], buckets=_BUCKETS_S, registry=self.registry
+        )
+        self.verdicts = Counter("staydown_verdicts", "Verdicts given", ["verdict", "reason"], registry=self.registry)
+        self.errors = Counter("staydown_errors", "Errors answered, by their code", ["code"], registry=self.registry)
+        self.in_flight = Gauge("staydown_media_in_flight", "Media requests under way", registry=self.registry)
+        self.hashes = Gauge("staydown_index_hashes", "Searchable hashes", ["signal_type"], registry=self.registry)
+        self.revision = Gauge("staydown_index_revision", "Revision the index is at", registry=self.registry)
+
+    def text(self) -> bytes:
+        """Return the exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,80 @@
+"""Around every request: its id, its log line, its metrics, and the gate in front of media."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import TooManyRequests
+from service.logs import log
+from service.metrics import Metrics
+
+
+def _route(scope: Scope) -> str:
+    route = scope.get("route")
+    return str(getattr(route, "path", "unmatched"))
+
+
+class Observed:
+    """ASGI middleware: names, times, counts and logs each request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, status, began = uuid.uuid4().hex, 500, time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, answered)
+            finally:
+                self._tell(scope, status, time.perf_counter() - began)
+
+    def _tell(self, scope: Scope, status: int, took_s: float) -> None:
+        route, method, state = _route(scope), str(scope["method"]), scope["state"]
+        code, verdict = state.get("code"), state.get("verdict")
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.seconds.labels(route).observe(took_s)
+        if code:
+            self._metrics.errors.labels(code).inc()
+        if verdict:
+            self._metrics.verdicts.labels(verdict, state.get("reason") or "").inc()
+        words = {"code": code, "verdict": verdict, "reason": state.get("reason"), "key_id": state.get("key_id")}
+        said = {name: word for name, word in words.items() if word}
+        log().info("request", method=method, route=route, status=status, ms=round(took_s * 1000, 1), **said)
+
+
+class Gate:
+    """Lets so many media requests in at a time; the others are told to come back."""
+
+    def __init__(self, max_in_flight: int, metrics: Metrics) -> None:
+        self._free, self._metrics = max_in_flight, metrics
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[None]:
+        """Hold a place while the block runs; TooManyRequests at once if there is none."""
+        if self._free <= 0:
+            raise TooManyRequests
+        self._free -= 1
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._free += 1
+            self._metrics.in_flight.dec()

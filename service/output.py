@@ -1,0 +1,52 @@
+"""What the command line prints: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+errors = Console(stderr=True, highlight=False)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON value on one line."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; as wide as it needs to be where nobody looks."""
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console.print(table)
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Progress]:
+    """Show a bar on stderr while the block runs, on a terminal only."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, disable=not sys.stderr.isatty()) as bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+def evidence(verdict: dict[str, Any]) -> str:
+    """Say in one line what a verdict rests on."""
+    if not verdict["matches"]:
+        return verdict.get("reason") or ""
+    best = verdict["matches"][0]
+    words = [f"{best['bank']}/{best['content_id']}", best["signal_type"], best["transform"]]
+    if best["distance_bits"] is not None:
+        words.append(f"{best['distance_bits']} bits")
+    for part in best["segments"][:1]:
+        (start, stop), (from_s, to_s) = part["query_s"], part["reference_s"]
+        words.append(f"{start:.1f}–{stop:.1f} s shows {from_s:.1f}–{to_s:.1f} s")
+    return ", ".join(words)

@@ -1,0 +1,128 @@
+"""Rescans over HTTP: the routes, and the thread that works them off.
+
+Items and results are kept in the store, so that a restart goes on where it was. One item
+at a time, behind the requests that somebody waits for.
+"""
+
+import threading
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Query, Request, Response
+
+from hashing.errors import StaydownError
+from indexer.enroll import ReadyHash
+from indexer.jobs import RescanItem
+from indexer.ledger import Key
+from service import answers, schemas
+from service.api import body_of, engine_of, in_thread, read_model
+from service.auth import Permission, allows, requires
+from service.engine import Engine
+from service.errors import Forbidden, InvalidRequest, UnknownRescan
+from service.fetch import Fetcher
+
+PAGE = 1000
+router = APIRouter(prefix="/v1/rescans", tags=["rescans"])
+
+
+def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
+    return schemas.ready_hashes([schemas.SignalIn.model_validate(signal) for signal in signals])
+
+
+class RescanWorker:
+    """The thread that works off what is pending."""
+
+    def __init__(self, engine: Engine, fetcher: Fetcher) -> None:
+        self._engine, self._fetcher = engine, fetcher
+        self._wake, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rescans", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with what an earlier run left."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to do."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the item under way."""
+        self._ended.set()
+        self._wake.set()
+        self._thread.join(timeout=self._engine.settings.check_timeout_s)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            items = self._engine.jobs.pending(100) if self._engine.index.ready else []
+            for item in items:
+                if self._ended.is_set():
+                    return
+                self._engine.jobs.finish(item, self._result(item))
+            if not items:
+                self._wake.wait(timeout=1.0)
+                self._wake.clear()
+
+    def _result(self, item: RescanItem) -> dict[str, Any]:
+        """Check one item: whatever goes wrong with it is its result."""
+        try:
+            return self._check(item)
+        except StaydownError as error:
+            word = error.word
+        except Exception:  # the batch-item boundary of rescans over HTTP
+            word = "internal_error"
+        return {"verdict": "unhashable", "reason": word, "matches": []}
+
+    def _check(self, item: RescanItem) -> dict[str, Any]:
+        request_id = f"{item.rescan_id}-{item.number}"
+        if signals := item.request.get("signals"):
+            answer = self._engine.check_hashes(_hashes(signals), item.banks)
+        else:
+            data = anyio.run(self._fetcher.fetch, item.request["url"])
+            answer = self._engine.check_media(data, item.banks)
+        return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
+
+
+@router.post("", status_code=202, openapi_extra=body_of(schemas.RescanIn))
+async def submit(request: Request, response: Response, key: Key = requires(Permission.CHECK)) -> schemas.RescanOut:
+    """Check a batch in the background; the answer says where to look for its results."""
+    asked, engine = await read_model(request, schemas.RescanIn), engine_of(request)
+    for number, item in enumerate(asked.items):
+        if (item.url is None) == (item.signals is None):
+            raise InvalidRequest(f"items.{number}: either url or signals")
+        if item.signals is not None and not allows(key, Permission.LOOKUP):
+            raise Forbidden
+    for name in asked.banks or []:
+        await in_thread(request, engine.record.bank, name)
+    requests = [item.model_dump(mode="json", exclude_none=True) for item in asked.items]
+    rescan_id = await in_thread(request, lambda: engine.jobs.submit(requests, asked.banks, key_id=key.key_id))
+    request.app.state.rescans.wake()
+    response.headers["Location"] = f"/v1/rescans/{rescan_id}"
+    return await _shown(request, rescan_id, key, -1, 0)
+
+
+@router.get("/{rescan_id}")
+async def show(
+    request: Request, rescan_id: str, cursor: Annotated[int, Query(ge=-1)] = -1,
+    key: Key = requires(Permission.CHECK),
+) -> schemas.RescanOut:  # fmt: skip
+    """Show a rescan's progress and a page of its results; only to the key that asked for it, and to admins."""
+    return await _shown(request, rescan_id, key, cursor, PAGE)
+
+
+async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: int) -> schemas.RescanOut:
+    jobs = engine_of(request).jobs
+    found = await in_thread(request, jobs.find, rescan_id)
+    if found is None or not (found.key_id == key.key_id or allows(key, Permission.MANAGE)):
+        raise UnknownRescan
+    items = await in_thread(request, lambda: jobs.results(rescan_id, after=after, limit=limit)) if limit else []
+    seen = allows(key, Permission.EVIDENCE)
+    results = [
+        {"number": item.number, "id": item.request.get("id")}
+        | ((item.result or {}) if seen else answers.without_evidence(item.result or {}))
+        for item in items
+    ]
+    return schemas.RescanOut(
+        rescan_id=rescan_id, status="done" if found.done == found.total else "running", total=found.total,
+        done=found.done, verdicts=found.verdicts, results=results,
+        cursor=str(items[-1].number) if items and len(items) == limit else None,
+    )  # fmt: skip

@@ -1,0 +1,264 @@
+"""The JSON that crosses the wall: what requests may say, and what answers look like.
+
+An answer has one shape, whatever the question and the role; what a role may not see is
+null or rounded, never absent.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hashing.signals import PROFILES, SignalType, View
+from indexer.enroll import ReadyHash
+from indexer.policy import POLICIES
+from service.errors import InvalidRequest
+
+PolicyName = Literal["default", "strict", "review-only"]
+assert set(PolicyName.__args__) == set(POLICIES)  # type: ignore[attr-defined]  # noqa: S101 - held at import
+MAX_SIGNALS, MAX_ITEMS = 100_000, 10_000
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+# Requests
+
+
+def parsed(model: type[Model], document: Any) -> Model:
+    """Validate a JSON document; InvalidRequest says where it is wrong, never what it held."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
+        raise InvalidRequest(found) from error
+
+
+class SignalIn(_Model):
+    """One hash made elsewhere."""
+
+    signal_type: SignalType
+    hash: Annotated[str, Field(min_length=32, max_length=64, pattern=r"^[0-9a-fA-F]+$", examples=["f8f8f0ce" * 8])]
+    quality: Annotated[int | None, Field(ge=0, le=100)] = None
+    timestamp_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    profile: Annotated[str | None, Field(examples=[str(PROFILES[0])])] = None
+    view: View = View.FULL
+
+    def ready(self) -> ReadyHash:
+        """Return it as the indexer takes it."""
+        return ReadyHash(
+            self.signal_type, self.hash.lower(), self.quality, self.timestamp_s, self.profile, self.view
+        )  # fmt: skip
+
+
+class SignalsIn(_Model):
+    """Hashes to be judged as one piece of media."""
+
+    signals: Annotated[list[SignalIn], Field(min_length=1, max_length=MAX_SIGNALS)]
+
+
+class LinkIn(_Model):
+    """Media that the server is to fetch."""
+
+    url: Annotated[str, Field(min_length=1, max_length=8192, examples=["https://media.example.org/upload.jpg"])]
+
+
+class ContentIn(_Model):
+    """Content to enroll: a link, or ready-made hashes."""
+
+    url: Annotated[str | None, Field(max_length=8192)] = None
+    signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
+    case: Annotated[str | None, Field(max_length=1024)] = None
+    labels: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] = []
+
+
+class ContentChange(_Model):
+    """What of a content can be changed."""
+
+    case: Annotated[str | None, Field(max_length=1024)] = None
+    labels: Annotated[list[Annotated[str, Field(max_length=256)]] | None, Field(max_length=64)] = None
+    enabled: bool | None = None
+
+
+class BankIn(_Model):
+    """The settings of a bank; those left out keep their value, or get their default."""
+
+    description: Annotated[str | None, Field(max_length=4096)] = None
+    enabled: bool | None = None
+    policy: PolicyName | None = None
+    signal_types: Annotated[list[SignalType] | None, Field(min_length=1)] = None
+
+
+class RescanItemIn(_Model):
+    """One thing to check: a link, or hashes. `id` comes back with its result."""
+
+    id: Annotated[str | None, Field(max_length=256)] = None
+    url: Annotated[str | None, Field(max_length=8192)] = None
+    signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
+
+
+class RescanIn(_Model):
+    """A batch to check in the background."""
+
+    items: Annotated[list[RescanItemIn], Field(min_length=1, max_length=MAX_ITEMS)]
+    banks: list[str] | None = None
+
+
+# Answers
+
+
+class MediaOut(_Model):
+    """What was judged."""
+
+    kind: Literal["image", "video", "hashes"]
+    sha256: str | None
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    frames_hashed: int
+
+
+class SegmentOut(_Model):
+    """Seconds of the upload that show seconds of the reference."""
+
+    query_s: tuple[float, float]
+    reference_s: tuple[float, float]
+    frames: int
+
+
+class MatchOut(_Model):
+    """One content that the media shows."""
+
+    bank: str
+    content_id: str
+    verdict: Literal["match", "review"]
+    signal_type: SignalType
+    transform: str
+    distance_bits: int | None
+    inliers: int | None
+    false_match_probability: float
+    segments: list[SegmentOut]
+
+
+class VerdictOut(_Model):
+    """The answer to a check."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "request_id": "0f3e9a52c1d84b7f9a60a1f2f4c8d3b1",
+                "verdict": "match",
+                "reason": None,
+                "media": {"kind": "video", "sha256": "9f86d081…", "width": 1280, "height": 720, "duration_s": 22.4,
+                          "frames_hashed": 12},
+                "matches": [{"bank": "confirmed", "content_id": "c_673d8def5cb9fe6e8d24eee3", "verdict": "match",
+                             "signal_type": "pdq", "transform": "mirror", "distance_bits": 4, "inliers": None,
+                             "false_match_probability": 1e-9,
+                             "segments": [{"query_s": [0.0, 4.2], "reference_s": [12.0, 16.2], "frames": 9}]}],
+                "bank_revision": 17,
+                "policy": "default",
+            }
+        },
+    )  # fmt: skip
+
+    request_id: str
+    verdict: Literal["match", "review", "no_match", "unhashable"]
+    reason: str | None
+    media: MediaOut
+    matches: list[MatchOut]
+    bank_revision: int
+    policy: str
+
+
+class SignalOut(_Model):
+    """One hash of media."""
+
+    signal_type: SignalType
+    hash: str
+    quality: int | None
+    timestamp_s: float | None
+    profile: str | None
+    view: View
+
+
+class HashOut(_Model):
+    """The hashes of media; `reason` says what could not be hashed."""
+
+    media: MediaOut
+    signals: list[SignalOut]
+    reason: str | None
+
+
+class EnrolledOut(_Model):
+    """A new content, or the same one again (`created` false)."""
+
+    content_id: str
+    bank: str
+    bank_revision: int
+    created: bool
+    signals: dict[str, int]
+    warnings: list[str]
+    media: MediaOut
+
+
+class BankOut(_Model):
+    """A bank."""
+
+    bank: str
+    description: str
+    enabled: bool
+    policy: str
+    signal_types: list[SignalType]
+    contents: int
+    created_at: str
+
+
+class ContentOut(_Model):
+    """A content, without its hashes."""
+
+    content_id: str
+    bank: str
+    media: MediaOut
+    case: str | None
+    labels: list[str]
+    enabled: bool
+    signals: dict[str, int]
+    created_at: str
+    revision: int
+    withdrawn_at: str | None
+    withdrawn_reason: str | None
+
+
+class BanksOut(_Model):
+    """All banks."""
+
+    banks: list[BankOut]
+
+
+class ContentsOut(_Model):
+    """One page of a bank's contents; `cursor` fetches the next, null at the end."""
+
+    contents: list[ContentOut]
+    cursor: str | None
+
+
+class RescanOut(_Model):
+    """A rescan: its progress, and one page of its results."""
+
+    rescan_id: str
+    status: Literal["running", "done"]
+    total: int
+    done: int
+    verdicts: dict[str, int]
+    results: list[dict[str, Any]]
+    cursor: str | None
+
+
+def ready_hashes(signals: Sequence[SignalIn]) -> list[ReadyHash]:
+    """Return hashes as the indexer takes them."""
+    return [signal.ready() for signal in signals]
