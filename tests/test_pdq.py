@@ -111,19 +111,21 @@ def test_no_bit_differs_from_pdqhash_on_real_pictures(shared_media: Path) -> Non
 
 # --- reference files --------------------------------------------------------------------
 
-NOT_EXACT = {"misc-images__small.jpg": 2}  # bits, see test_pdq_512_is_bit_exact
+NOT_EXACT = {"bridge-mods__sharpen-a-lot.jpg": 2}  # bits, see test_pdq_512_is_bit_exact
 
 
 def references(shared_media: Path) -> dict[str, str]:
     with (shared_media / "pdq" / "reference-wasm.csv").open() as lines:
-        rows = [(row["FilePath"].rpartition("data/")[2].replace("/", "__"), row["Hash"]) for row in csv.DictReader(lines)]
+        rows = [
+            (row["FilePath"].rpartition("data/")[2].replace("/", "__"), row["Hash"]) for row in csv.DictReader(lines)
+        ]
     return {name: code for name, code in rows if (shared_media / "pdq" / name).exists()}
 
 
 def test_pdq_512_is_bit_exact(shared_media: Path) -> None:
     """All reference files but those of NOT_EXACT, where the JPEG decoders differ."""
     found = references(shared_media)
-    assert len(found) > 20
+    assert len(found) == 15
     for name, code in found.items():
         picture = np.asarray(Image.open(shared_media / "pdq" / name).convert("RGB"))
         apart = distance(bytes(pdq.pdq_512(picture).codes[0]), bytes.fromhex(code))

@@ -1,0 +1,34 @@
+# The commands of staydown. `make demo` and `make test` are the two that a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test quick lint bench clean
+
+setup: .venv/setup.done
+demo: .venv/setup.done
+	$(BIN)/python -m benchmarks.demo
+test: .venv/test.done
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
+quick: .venv/test.done
+	$(BIN)/pytest -m "not slow"
+lint: .venv/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+bench: .venv/test.done
+	$(BIN)/python -m benchmarks.run --short
+clean:
+	rm -rf .venv *.egg-info
+
+# uv where it is installed, else venv and pip.
+.venv/bin/python:
+	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --seed --python $(PYTHON) .venv; \
+	elif $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv .venv; \
+	else echo "This Python has no venv module: on Debian, apt-get install python3-venv" >&2; exit 1; fi
+.venv/setup.done: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+.venv/test.done: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ .venv/setup.done
