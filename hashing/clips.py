@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from hashing.errors import CorruptMedia, Reason
 from hashing.media import Container, Frame, Limits, Pixels, Sampling
@@ -23,6 +24,7 @@ ENROLL_SPACING_S = 0.1
 QUERY_SPACING_S = 0.5
 MIN_KEY_FRAMES = 3  # fewer than this, or further apart than this, and the query looks between them
 MAX_KEY_GAP_S = 10.0
+DEFAULT_STEP_S = 0.04  # between frames, where the file states neither times nor a rate
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _LIMITED_BLACK, _LIMITED_SCALE = 16.0, 255.0 / 219.0
@@ -66,6 +68,7 @@ class Clip:
         """Open the container and read its header. CorruptMedia if FFmpeg cannot."""
         self._limits = limits
         self.reason: Reason | None = None
+        self._leaning = False
         self._av = self._open(data, container)
         self._stream = self._choose()
         stream = self._stream
@@ -105,16 +108,15 @@ class Clip:
         """Yield frames: one each 0.1 s when dense; key frames, or more if few, when sparse."""
         if self._stream is None:
             return
-        if self.width * self.height > self._limits.max_pixels:
+        if not self._limits.allow(self.width, self.height):
             self.reason = Reason.TOO_MANY_PIXELS
             return
         if sampling is Sampling.DENSE:
-            yield from self._spaced(ENROLL_SPACING_S)
+            yield from self._spaced(ENROLL_SPACING_S, self._decoded())
         elif self._key_frames_suffice():
-            self._stream.codec_context.skip_frame = "NONKEY"
-            yield from self._spaced(0.0)
+            yield from self._key_frames()
         else:
-            yield from self._spaced(QUERY_SPACING_S)
+            yield from self._spaced(QUERY_SPACING_S, self._decoded())
 
     def _key_frames_suffice(self) -> bool:
         """Read the packets without decoding them, and rewind."""
@@ -134,25 +136,65 @@ class Clip:
         except _FFMPEG_ERRORS:
             self.reason = Reason.TRUNCATED
 
-    def _spaced(self, spacing_s: float) -> Iterator[Frame]:
+    def _key_frames(self) -> Iterator[Frame]:
+        """Decode each key frame by itself; where one leans on others, look between them after all."""
+        seen_s = -math.inf
+        for frame in self._spaced(ENROLL_SPACING_S, self._alone()):
+            seen_s = frame.timestamp_s
+            yield frame
+        if self._leaning:
+            self._rewind()
+            between = self._spaced(QUERY_SPACING_S, self._decoded())
+            yield from (frame for frame in between if frame.timestamp_s > seen_s)
+
+    def _alone(self) -> Iterator[Any]:
+        """Yield decoded key frames; stop, and say so, at one that is not whole without its neighbours."""
+        context = self._stream.codec_context
+        for packet in self._packets():
+            if not packet.size or not packet.is_keyframe:
+                continue
+            try:
+                decoded = [*packet.decode(), *context.decode(None)]
+                context.flush_buffers()
+            except _FFMPEG_ERRORS:
+                decoded = []
+            whole = [frame for frame in decoded if frame.pict_type == PictureType.I and not frame.is_corrupt]
+            if not whole:
+                self._leaning = True
+                return
+            whole[0].time_base = packet.time_base  # which PyAV leaves out of drained frames
+            yield whole[0]
+
+    def _spaced(self, spacing_s: float, frames: Iterator[Any]) -> Iterator[Frame]:
         """Yield the first frame of each step of a grid of `spacing_s`; all of them if it is zero."""
-        due_s, start_s, last_s = -math.inf, None, 0.0
-        for frame in self._decoded():
+        due_s, shown_s = -math.inf, math.inf
+        for frame, time_s in self._timed(frames):
+            if self._too_much(frame, time_s):
+                return
+            if time_s + 1e-6 < due_s and time_s >= shown_s:
+                continue  # unless the times have jumped back: nothing may hide behind a jump
+            shown = _to_frame(frame, time_s)
+            if due_s == -math.inf:
+                self.height, self.width = shown.pixels.shape[:2]  # upright
+            yield shown
+            shown_s = time_s
+            due_s = (time_s + 1e-6) // spacing_s * spacing_s + spacing_s if spacing_s else time_s
+
+    def _timed(self, frames: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+        """Yield frames with their seconds from the first one; a frame without a time follows the one before."""
+        rate = self._stream.average_rate
+        step_s = float(1 / rate) if rate else DEFAULT_STEP_S
+        start_s, time_s = None, -step_s
+        for frame in frames:
+            time_s += step_s
             if frame.time is not None:
                 start_s = frame.time if start_s is None else start_s
-                last_s = frame.time - start_s
-            if self._too_much(frame, last_s):
-                return
-            if last_s + 1e-6 >= due_s:
-                shown = _to_frame(frame, last_s)
-                if due_s == -math.inf:
-                    self.height, self.width = shown.pixels.shape[:2]  # upright
-                yield shown
-                due_s = (last_s + 1e-6) // spacing_s * spacing_s + spacing_s if spacing_s else last_s
-        self.duration_s = self.duration_s or last_s
+                time_s = frame.time - start_s
+            yield frame, time_s
+        self.duration_s = self.duration_s or max(time_s, 0.0)
 
     def _too_much(self, frame: Any, time_s: float) -> bool:
-        if frame.width * frame.height > self._limits.max_pixels:
+        if not self._limits.allow(frame.width, frame.height):
             self.reason = Reason.TOO_MANY_PIXELS
         elif time_s > self._limits.max_duration_s:
             self.reason = Reason.TOO_LONG
@@ -179,15 +221,12 @@ class Clip:
             self._none_decoded()
 
     def _packets(self) -> Iterator[Any]:
-        while True:
-            try:
-                yield from self._av.demux(self._stream)
-                return
-            except IndexError:  # a packet of a track that was not announced: the next call goes on behind it
-                continue
-            except _FFMPEG_ERRORS:
-                self.reason = Reason.TRUNCATED
-                return
+        try:
+            yield from self._av.demux(self._stream)
+        except IndexError:  # at the very end PyAV stumbles over tracks that appeared on the way
+            return
+        except _FFMPEG_ERRORS:
+            self.reason = Reason.TRUNCATED
 
     def _none_decoded(self) -> None:
         if self.reason is None:

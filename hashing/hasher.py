@@ -52,7 +52,7 @@ def hash_pictures(data: bytes, plan: Plan) -> Signal:
     source = _open(data, admit(data, plan.limits), plan.limits)
     rows, count = hash_frames(source.frames(plan.sampling), plan.sampling, plan.types)
     duration_s = source.duration_s if source.kind is Kind.VIDEO else None
-    media = Media(source.kind, None, source.width, source.height, duration_s, count)
+    media = Media(source.kind, None, source.width or None, source.height or None, duration_s, count)
     return Signal(media, rows, reason=source.reason)
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from hashing.errors import Reason, UnsupportedMedia
 from hashing.signals import Kind
 
+MAX_SIDE = 65_535  # JPEG's; a line of a million pixels is no picture, but costs as much as one
+
 Pixels = NDArray[Any]  # uint8 or uint16 (h, w) luma, or uint8 (h, w, 3) RGB
 
 
@@ -29,6 +31,10 @@ class Limits:
     max_frames: int = 500_000
     max_stills: int = 16
     timeout_s: float = 120.0
+
+    def allow(self, width: int, height: int) -> bool:
+        """Tell whether a picture of this size may be decoded."""
+        return width * height <= self.max_pixels and max(width, height) <= MAX_SIDE
 
 
 @dataclass(frozen=True, slots=True)

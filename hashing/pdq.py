@@ -48,21 +48,26 @@ def _windows(at: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArr
     return np.maximum(at - (window - ahead), 0), np.minimum(at + ahead, side)
 
 
-@lru_cache(maxsize=256)
+def _band(start: int, stop: int, side: int) -> tuple[int, NDArray[np.float64]]:
+    """Return where one row of the filter begins, and its weights from there on."""
+    inner_start, inner_stop = _windows(np.arange(start, stop), side)
+    first, length = int(inner_start[0]), int(inner_stop[-1] - inner_start[0]) + 1
+    share = 1.0 / (inner_stop - inner_start) / (stop - start)
+    steps = np.bincount(inner_start - first, share, length) - np.bincount(inner_stop - first, share, length)
+    weights: NDArray[np.float64] = np.cumsum(steps[:-1])
+    return first, weights
+
+
 def filter_matrix(side: int) -> NDArray[np.float64]:
     """Return (64, side): two box filters and the sampling of one side, as one matrix.
 
     Follows jaroszFilterFloat and decimateFloat of pdq/cpp/downscaling/downscaling.cpp.
     """
     centre = ((np.arange(PLANE_SIDE) + 0.5) * side / PLANE_SIDE).astype(np.int64)
-    steps = np.zeros((PLANE_SIDE, side + 1))
+    matrix = np.zeros((PLANE_SIDE, side))
     for row, (start, stop) in enumerate(zip(*_windows(centre, side), strict=True)):
-        inner_start, inner_stop = _windows(np.arange(start, stop), side)
-        share = 1.0 / (inner_stop - inner_start) / (stop - start)
-        np.add.at(steps[row], inner_start, share)
-        np.add.at(steps[row], inner_stop, -share)
-    matrix: NDArray[np.float64] = np.cumsum(steps, axis=1)[:, :side]
-    matrix[np.abs(matrix) < 1e-12] = 0.0
+        first, weights = _band(int(start), int(stop), side)
+        matrix[row, first : first + len(weights)] = weights
     return matrix
 
 
@@ -88,7 +93,7 @@ def _slices(side: int) -> tuple[_Slice, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # a wide side's is 16 MB, and takes a millisecond or two to make
 def _side_matrix(side: int) -> Plane:
     return np.ascontiguousarray(filter_matrix(side).T, np.float32)
 

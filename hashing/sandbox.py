@@ -18,6 +18,8 @@ from hashing.errors import MediaError, Reason
 from hashing.hasher import Plan, admit, digests, with_digests
 from hashing.signals import FRAME_DTYPE, Kind, Media, Signal, no_frames
 
+# PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
 
 
@@ -36,10 +38,10 @@ class _Worker:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-m", "hashing.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "hashing.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=dict(environment) if environment is not None else None,
+                env={**(environment or {}), **_ONE_THREAD},
             )  # fmt: skip
         self._stream = self._socket.makefile("rb")
         self.items = 0
@@ -87,7 +89,7 @@ class Pool:
     """`workers` processes behind one thread-safe call."""
 
     def __init__(self, workers: int, environment: Mapping[str, str] | None = None) -> None:
-        """Start the processes; `environment` is what they may see (None: all that this one sees)."""
+        """Start the processes; `environment` is all that they see of this one's."""
         self._environment = environment
         self.workers = workers
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()

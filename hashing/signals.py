@@ -178,7 +178,7 @@ def to_hex(code: Any) -> str:
 def from_hex(signal_type: SignalType, text: str) -> bytes:
     """Read the hex form of one hash; InvalidHash unless it is exactly as long as its type asks."""
     wanted = EXACT_BYTES.get(signal_type, HASH_BYTES)
-    if len(text) != 2 * wanted:
+    if len(text) != 2 * wanted or not text.isalnum():  # fromhex would skip spaces
         raise InvalidHash(f"a {signal_type} hash has {2 * wanted} hexadecimal digits")
     try:
         return bytes.fromhex(text)

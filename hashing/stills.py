@@ -93,11 +93,16 @@ class Still:
         self.kind = Kind.VIDEO if animated else Kind.IMAGE
 
     def _opened(self) -> tuple[Image.Image, int]:
+        opened = partial(_open, self._data)
         try:
-            return self._salvage(partial(_open, self._data), partial(_open, self._data))
+            image = self._salvage(opened, opened)
+            return image, self._act(partial(_count, image))
         except Image.DecompressionBombError:
             self.reason = Reason.TOO_MANY_PIXELS
             return Image.new("L", (0, 0)), 0
+        except _PILLOW_ERRORS:  # a later picture is broken; a viewer still shows the first
+            self.reason = Reason.TRUNCATED
+            return self._salvage(opened, opened), 1
 
     def _act(self, action: Callable[[], T]) -> T:
         """Call Pillow: its warnings are silent, and its own guard holds where a file grows inside."""
@@ -124,7 +129,7 @@ class Still:
 
     def frames(self, sampling: Sampling) -> Iterator[Frame]:
         """Yield the pictures; the sampling does not matter, since all have to be decoded."""
-        if self.width * self.height > self._limits.max_pixels:
+        if not self._limits.allow(self.width, self.height):
             self.reason = Reason.TOO_MANY_PIXELS
             return
         if self.kind is Kind.VIDEO:
@@ -134,34 +139,32 @@ class Still:
 
     def _stills(self) -> Iterator[Frame]:
         for number in range(min(self._count, self._limits.max_stills)):
-            if number and not self._seek(number):
-                return
-            if self._image.width * self._image.height > self._limits.max_pixels:
+            try:
+                pictures = self._salvage(partial(self._picture, number), partial(self._reopened, number))
+            except Image.DecompressionBombError:
                 self.reason = Reason.TOO_MANY_PIXELS
                 return
-            pictures = self._salvage(self._pictures, partial(self._reopened, number))
+            except CorruptMedia:
+                if not number:
+                    raise
+                self.reason = Reason.TRUNCATED
+                return
             if not number:
                 self.height, self.width = pictures[0].shape[:2]
             yield from map(Frame, pictures)
         if self._count > self._limits.max_stills:
             self.reason = Reason.TOO_MANY_FRAMES
 
-    def _seek(self, number: int) -> bool:
-        try:
-            self._act(lambda: self._image.seek(number))
-        except _PILLOW_ERRORS as error:
-            self.reason = _reason_of(error)
-            return False
-        return True
-
-    def _reopened(self, number: int) -> list[Pixels]:
-        self._image, _ = _open(self._data)
+    def _picture(self, number: int) -> list[Pixels]:
         self._image.seek(number)
-        return self._pictures()
-
-    def _pictures(self) -> list[Pixels]:
+        if not self._limits.allow(*self._image.size):
+            raise Image.DecompressionBombError
         self._image.load()
         return to_pictures(ImageOps.exif_transpose(self._image))
+
+    def _reopened(self, number: int) -> list[Pixels]:
+        self._image = _open(self._data)
+        return self._picture(number)
 
     def _animation(self) -> Iterator[Frame]:
         pixels = self._count * self.width * self.height
@@ -182,10 +185,13 @@ class Still:
         return to_pictures(self._image)
 
 
-def _open(data: bytes) -> tuple[Image.Image, int]:
-    """Read the header; return how many pictures a viewer would show too (of an MPO, the first)."""
-    image = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
-    return image, 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+
+
+def _count(image: Image.Image) -> int:
+    """Return how many pictures a viewer would show: of an MPO, the first."""
+    return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
 
 
 def _reason_of(error: Exception) -> Reason:

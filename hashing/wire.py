@@ -30,7 +30,7 @@ ANSWER = struct.Struct("<4sBBBIIdII")
 _ASK, _TELL = b"sdq1", b"sda1"
 _TYPES, _SAMPLINGS, _KINDS, _REASONS = tuple(SignalType), tuple(Sampling), tuple(Kind), tuple(Reason)
 _ERRORS: tuple[type[MediaError], ...] = (UnsupportedMedia, CorruptMedia)
-_MAX_SIDE = (1 << 31) - 1
+_MAX_SIDE = (1 << 31) - 1  # of a header; what is decoded has at most media.MAX_SIDE
 _ROWS_A_FRAME = 64  # views × (symmetries + classic types), rounded up
 
 

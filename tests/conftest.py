@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from benchmarks import corpus
 
+pytest_plugins = ["serving", "shelf"]  # the fixtures that run the app, and those over a store
+
 settings.register_profile("house", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("house")
 

@@ -1,6 +1,7 @@
 """PDQ against a slow truth, against the package of others, against reference files."""
 
 import csv
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,11 @@ from hashing import pdq
 from hashing.signals import TRANSFORMS, distance, distances
 
 Picture = NDArray[np.uint8]
+
+
+@lru_cache(maxsize=32)
+def scene(seed: int, width: int, height: int) -> Picture:
+    return corpus.picture(seed, width, height)
 
 
 # --- the slow truth: pdq/cpp, line by line, one running sum a row -----------------------
@@ -151,8 +157,8 @@ TURNED = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize(("width", "height"), [(512, 512), (640, 480), (333, 517)])
 def test_each_symmetry_is_the_hash_of_the_turned_picture(name: str, width: int, height: int) -> None:
-    for seed in range(4):
-        picture = corpus.picture(seed, width, height)
+    for seed in range(3):
+        picture = scene(seed, width, height)
         apart = distances(pdq.pdq(picture).codes, pdq.pdq(TURNED[name](picture)).codes[0])
         assert int(apart.argmin()) == TRANSFORMS.index(name)
         assert apart.min() <= 31  # PDQ samples half a step off its own mirror image: up to 26 were seen
@@ -224,7 +230,7 @@ SURVIVED = sorted(set(corpus.EDITS) - {"letterbox", "pillarbox", "white_frame"})
 
 @pytest.mark.parametrize("name", SURVIVED)
 def test_an_edited_copy_is_near(name: str, photos: list[Picture]) -> None:
-    for picture in photos:
+    for picture in photos[:6]:
         assert distances(pdq.pdq(corpus.EDITS[name](picture)).codes, pdq.pdq(picture).codes[0]).min() <= 31
 
 

@@ -60,7 +60,7 @@ def test_a_hash_has_one_length_and_one_alphabet(text: str) -> None:
 
 def test_spaces_do_not_shorten_a_hash() -> None:
     with pytest.raises(InvalidHash):
-        signals.from_hex(SignalType.PDQ, "00 " * 21 + "0")
+        signals.from_hex(SignalType.PDQ, "00 " * 21 + " ")
 
 
 def test_a_signal_has_rows_of_one_kind() -> None:

@@ -1,0 +1,97 @@
+"""`staydown doctor` looks at everything and repairs nothing."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+from benchmarks import corpus
+from service.doctor import Finding, examine
+from service.engine import Engine
+from service.settings import Settings
+from serving import staydown
+
+
+def findings(home: Path, **settings: int) -> dict[str, Finding]:
+    with Engine(Settings(home=home, workers=1, **settings)) as engine:
+        return {finding.what: finding for finding in examine(engine)}
+
+
+def filled(home: Path) -> None:
+    with Engine(Settings(home=home, workers=1)) as engine:
+        engine.load_index()
+        engine.record.create_bank("b", actor="t")
+        engine.enroll_media("b", corpus.jpeg(corpus.picture(1, 160, 120), 90), None, (), actor="t")
+        engine.ledger.create_key("admin", actor="t")
+        engine.save_index()
+
+
+def test_all_is_well(tmp_path: Path) -> None:
+    filled(tmp_path)
+    found = findings(tmp_path)
+    assert set(found) == {"record", "keys", "audit log", "index cache", "workers"}
+    assert all(finding.ok for finding in found.values()), found
+    assert "1 contents" in found["record"].detail
+    assert found["keys"].detail == "1 valid"
+
+
+def test_a_cache_that_disagrees_is_found_and_left(tmp_path: Path) -> None:
+    filled(tmp_path)
+    cache = tmp_path / "index.cache"
+    damaged = bytearray(cache.read_bytes())
+    damaged[-1] ^= 1
+    cache.write_bytes(damaged)
+    assert not findings(tmp_path)["index cache"].ok
+    assert cache.read_bytes() == damaged
+    cache.unlink()
+    assert findings(tmp_path)["index cache"].ok
+    assert not cache.exists()
+
+
+def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with sqlite3.connect(tmp_path / "staydown.db") as database:
+        database.execute("update audit set actor = 'somebody' where seq = 2")
+    database.close()
+    found = findings(tmp_path)["audit log"]
+    assert (found.ok, found.detail) == (False, "broken at entry 2")
+
+
+def test_workers_that_cannot_answer_are_found(tmp_path: Path) -> None:
+    assert not findings(tmp_path, check_timeout_s=60, max_pixels=1)["audit log"].detail.startswith("broken")
+    with Engine(Settings(home=tmp_path, workers=1)) as engine:
+        engine.pool.close()
+        engine._pool = type("Gone", (), {"workers": 1, "hash_media": _fail, "close": lambda self: None})()
+        assert not {finding.what: finding for finding in examine(engine)}["workers"].ok
+
+
+def _fail(*_: object) -> None:
+    from hashing.errors import CorruptMedia
+
+    raise CorruptMedia
+
+
+def test_the_command_shows_settings_without_secrets(tmp_path: Path) -> None:
+    done = staydown(tmp_path, "doctor", "--json", workers="1")
+    said = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert said["settings"]["home"] == str(tmp_path)
+    assert {finding["what"] for finding in said["findings"]} >= {"record", "workers"}
+    assert all(set(finding) == {"what", "ok", "detail"} for finding in said["findings"])
+    filled(tmp_path)
+    with sqlite3.connect(tmp_path / "staydown.db") as database:
+        database.execute("delete from audit where seq = 1")
+    database.close()
+    assert staydown(tmp_path, "doctor", workers="1").returncode == 2
+
+
+def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "staydown.db").write_bytes(b"this is no database" * 100)
+    done = staydown(tmp_path, "doctor")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert len(done.stderr.decode().splitlines()) == 1
+    assert b"store_broken" in done.stderr
+    url = "postgresql://u:hunter2@127.0.0.1:1/x"
+    done = staydown(tmp_path, "doctor", database_url=url)
+    assert done.returncode == 2
+    assert b"hunter2" not in done.stderr + done.stdout
+    assert b"Traceback" not in done.stderr

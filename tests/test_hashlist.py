@@ -1,0 +1,144 @@
+"""What goes out comes in again, hash by hash and content by content."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shelf import Shelf, bare, codes, film, frames, still
+
+from hashing.signals import PROFILES, Signal, SignalType
+from indexer.errors import InvalidManifest, NothingToEnroll, UnknownBank
+from indexer.exchange.hashlist import check_format, export_hashes, import_hashes
+
+Held = list[tuple[str | None, tuple[str, ...], list[tuple[str, bytes]], list[tuple[object, ...]]]]
+
+
+def held(shelf: Shelf, bank: str) -> Held:
+    """All of a bank but its ids: contents in order of enrolment, hashes in order of their values."""
+    found: Held = []
+    for content in shelf.record.contents(bank, limit=10_000):
+        exact, rows = shelf.record.hashes_of(content.content_pk)
+        values = [
+            (int(row["profile"]), int(row["view"]), int(row["quality"]), str(row["timestamp_s"]), bytes(row["hash"]))
+            for row in rows
+        ]
+        found.append((content.case, content.labels, [(kind.value, code) for kind, code in exact], values))
+    return found
+
+
+hashes = st.binary(min_size=32, max_size=32)
+rows = st.tuples(
+    st.integers(0, len(PROFILES) - 1), st.integers(0, 1), st.integers(0, 100), st.none() | st.floats(0, 1e5), hashes
+)
+plain = st.text(st.characters(exclude_characters=";", exclude_categories=["Cs", "Zs", "Cc", "Zl", "Zp"]), min_size=1)
+contents = st.tuples(
+    st.lists(rows, max_size=4), st.lists(hashes, max_size=1), st.lists(st.binary(min_size=16, max_size=16), max_size=1),
+    st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.lists(plain, max_size=2),
+).filter(lambda content: content[0] or content[1] or content[2])  # fmt: skip
+
+
+def signal(
+    drawn: tuple[list[tuple[int, int, int, float | None, bytes]], list[bytes], list[bytes], object, object],
+) -> Signal:
+    table = frames(np.zeros((len(drawn[0]), 32), np.uint8))
+    for row, (profile, view, quality, time_s, code) in zip(table, drawn[0], strict=True):
+        row["profile"], row["view"], row["quality"] = profile, view, quality
+        row["timestamp_s"] = row["until_s"] = np.nan if time_s is None else time_s
+        row["hash"] = np.frombuffer(code, np.uint8)
+    exact = [(SignalType.SHA256, code) for code in drawn[1]] + [(SignalType.MD5, code) for code in drawn[2]]
+    return bare(*exact, rows=table)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(contents, max_size=4))
+def test_what_goes_out_comes_in_again(shelf: Shelf, form: str, drawn: list[tuple[list[object], ...]]) -> None:
+    for bank in shelf.record.bank_names():
+        shelf.record.delete_bank(bank, actor="t")
+    for bank in ("from", "to"):
+        shelf.record.create_bank(bank, actor="t", signal_types=list(SignalType))
+    for content in drawn:
+        shelf.enroll(signal(content), "from", case=content[3], labels=tuple(content[4]))  # type: ignore[arg-type]
+    path = shelf.path.with_name("list")
+    path.unlink(missing_ok=True)
+    count = export_hashes(shelf.record, "from", path, form)
+    done = import_hashes(shelf.enroller, "to", path, actor="t")
+    assert held(shelf, "to") == held(shelf, "from")
+    assert count == sum(len(exact) + len(values) for _, _, exact, values in held(shelf, "from"))
+    assert [item.created for item in done] == [True] * len(done)
+    again = import_hashes(shelf.enroller, "to", path, actor="t")
+    assert [(item.content_id, item.created) for item in again] == [(item.content_id, False) for item in done]
+    assert held(shelf, "to") == held(shelf, "from")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_an_imported_list_is_found(shelf: Shelf, form: str) -> None:
+    shelf.record.create_bank("copy", actor="t")
+    shelf.enroll(film(codes(1, 5), np.arange(5) / 10), case="c", labels=("x", "y"))
+    shelf.enroll_all([still(code) for code in codes(2, 700)])
+    path = shelf.path.with_name("list")
+    assert export_hashes(shelf.record, "b", path, form) == 705
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(import_hashes(shelf.enroller, "copy", path, actor="t")) == 701
+    match = shelf.match(film(codes(1, 5), np.arange(5) / 10), "copy").matches[0]
+    assert match.segments[0].frames == 5
+    assert shelf.record.contents("copy", limit=1)[0].labels == ("x", "y")
+    assert all(shelf.found(still(code), "copy") for code in codes(2, 700)[::50])
+
+
+def test_what_was_withdrawn_does_not_go_out(shelf: Shelf) -> None:
+    kept, gone = shelf.enroll_all([still(code) for code in codes(3, 2)])
+    shelf.withdraw(gone)
+    path = shelf.path.with_name("list")
+    assert export_hashes(shelf.record, "b", path, "csv") == 1
+    assert kept.content_id in path.read_text()
+    assert bytes(codes(3, 2)[1]).hex() not in path.read_text()
+
+
+def test_an_export_never_writes_over_a_file(shelf: Shelf) -> None:
+    path = shelf.path.with_name("list")
+    path.write_text("precious")
+    with pytest.raises(FileExistsError):
+        export_hashes(shelf.record, "b", path, "csv")
+    assert path.read_text() == "precious"
+
+
+def test_formats_and_banks_have_to_be_known(shelf: Shelf) -> None:
+    path = shelf.path.with_name("list")
+    for name in ("CSV", "xml", ""):
+        with pytest.raises(InvalidManifest, match="known: csv, jsonl"):
+            check_format(name)
+        with pytest.raises(InvalidManifest):
+            export_hashes(shelf.record, "b", path, name)
+    with pytest.raises(UnknownBank):
+        export_hashes(shelf.record, "none", path, "csv")
+    assert not path.exists()
+    path.write_text("hash\n" + "ab" * 32)
+    with pytest.raises(UnknownBank):
+        import_hashes(shelf.enroller, "none", path, actor="t")
+
+
+def test_a_list_of_files_is_no_list_of_hashes(shelf: Shelf) -> None:
+    path = shelf.path.with_name("list")
+    for text in ("a.jpg\n", f"path,hash\n,{'ab' * 32}\na.jpg,\n"):
+        path.write_text(text)
+        with pytest.raises(InvalidManifest, match="names no files"):
+            import_hashes(shelf.enroller, "b", path, actor="t")
+    path.write_text("signal_type,hash\nphash," + "ab" * 32)
+    with pytest.raises(NothingToEnroll):
+        import_hashes(shelf.enroller, "b", path, actor="t")
+    assert shelf.record.counts() == (0, 0)
+
+
+def test_ten_thousand_hashes_take_seconds(shelf: Shelf) -> None:
+    path = shelf.path.with_name("list")
+    path.write_text("hash\n" + "\n".join(bytes(code).hex() for code in codes(4, 10_000)))
+    begun = time.process_time()
+    done = import_hashes(shelf.enroller, "b", path, actor="t")
+    assert time.process_time() - begun < 5.0
+    assert len({item.content_id for item in done}) == len(shelf.index) == 10_000
+    assert len({item.bank_revision for item in done}) == 5
+    assert shelf.found(still(codes(4, 10_000)[9_999])) == [done[-1].content_id]
+    assert shelf.ledger.verify() == (10_001, None)

@@ -1,0 +1,265 @@
+"""Keys of which only a digest is kept, an audit log that shows what was tampered with, answers kept once."""
+
+import json
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shelf import Shelf, codes, opened, still
+
+from indexer.ledger import UnknownKey, _digest
+
+# --- keys -------------------------------------------------------------------------------
+
+
+def test_a_key_is_shown_once_and_only_its_digest_is_kept(shelf: Shelf) -> None:
+    key, text = shelf.ledger.create_key("check", name="partner", actor="t")
+    assert (key.role, key.name, key.revoked_at) == ("check", "partner", None)
+    assert shelf.ledger.authenticate(text) == key
+    assert shelf.ledger.keys() == (key,)
+    shelf.store.close()
+    secret = text.split("_", 2)[2].encode()
+    data = b"".join(file.read_bytes() for file in shelf.path.parent.glob("staydown.db*"))
+    assert _digest(text) in data
+    assert secret not in data
+    assert text.encode() not in data
+
+
+def test_keys_are_long_and_all_different(shelf: Shelf) -> None:
+    made = [shelf.ledger.create_key("check", actor="t") for _ in range(30)]
+    assert len({text for _, text in made}) == len({key.key_id for key, _ in made}) == 30
+    assert all(len(text.split("_", 2)[2]) >= 43 for _, text in made)
+    assert shelf.ledger.count_keys() == 30
+
+
+def test_a_text_that_is_no_key_opens_nothing(shelf: Shelf) -> None:
+    key, text = shelf.ledger.create_key("admin", actor="t")
+    _, other = shelf.ledger.create_key("check", actor="t")
+    parts = text.split("_", 2)
+    swapped = "_".join([*parts[:2], other.split("_", 2)[2]])
+    wrong = [
+        "", "sd", "sd_", "__", "sd__", f"sd_{parts[1]}_", f"sd_{parts[1]}", f"xx_{parts[1]}_{parts[2]}", swapped,
+        text[:-1], text + "x", text + "\n", text.upper(), " " + text, key.key_id, "sd_%_x", "sd_' OR 1=1 --_x", "ä_ö_ü",
+    ]  # fmt: skip
+    assert [candidate for candidate in wrong if shelf.ledger.authenticate(candidate)] == []
+    for place in range(len(text)):
+        changed = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
+        assert shelf.ledger.authenticate(changed) is None
+
+
+@given(st.text(max_size=60))
+def test_no_text_is_an_error(book: Shelf, text: str) -> None:
+    assert book.ledger.authenticate(text) is None
+
+
+def test_a_revoked_key_opens_nothing_at_once_and_for_good(shelf: Shelf) -> None:
+    key, text = shelf.ledger.create_key("check", actor="t")
+    kept, other = shelf.ledger.create_key("check", actor="t")
+    with opened(shelf.path) as elsewhere:
+        elsewhere.ledger.revoke_key(key.key_id, actor="t")
+    assert shelf.ledger.authenticate(text) is None
+    assert shelf.ledger.authenticate(other) == kept
+    assert shelf.ledger.count_keys() == 1
+    all_keys = shelf.ledger.keys()
+    assert {found.key_id for found in all_keys if found.revoked_at is not None} == {key.key_id}
+    assert {found.key_id for found in all_keys} == {key.key_id, kept.key_id}
+    for unknown in ("k_0", "", key.key_id.upper()):
+        with pytest.raises(UnknownKey) as caught:
+            shelf.ledger.revoke_key(unknown, actor="t")
+        assert caught.value.word == "unknown_key"
+
+
+def test_the_first_key_is_made_once(shelf: Shelf) -> None:
+    text = shelf.ledger.create_first_key("admin")
+    assert text is not None
+    key = shelf.ledger.authenticate(text)
+    assert key is not None
+    assert key.role == "admin"
+    assert shelf.ledger.create_first_key("admin") is None
+    shelf.ledger.revoke_key(key.key_id, actor="t")
+    assert shelf.ledger.create_first_key("admin") is None, "a revoked key was a key"
+
+
+def test_keys_and_answers_do_not_count_as_changes(shelf: Shelf) -> None:
+    before = shelf.store.revision()
+    key, _ = shelf.ledger.create_key("check", actor="t")
+    shelf.ledger.revoke_key(key.key_id, actor="t")
+    shelf.ledger.remember(key.key_id, "i", b"d", {})
+    assert shelf.store.revision() == before
+
+
+# --- audit ------------------------------------------------------------------------------
+
+
+def written(shelf: Shelf) -> int:
+    """Write a dozen entries of several kinds; returns how many there are."""
+    done = shelf.enroll_all([still(code) for code in codes(1, 4)])
+    shelf.withdraw(done[0])
+    key, _ = shelf.ledger.create_key("check", actor="admin")
+    shelf.record.set_bank("b", actor="ä", description="ü")
+    shelf.ledger.revoke_key(key.key_id, actor="admin")
+    shelf.jobs.submit([{"url": "x"}], None, key_id=key.key_id)
+    shelf.withdraw(done[1])
+    count, broken = shelf.ledger.verify()
+    assert broken is None
+    return count
+
+
+def test_the_log_says_who_did_what(shelf: Shelf) -> None:
+    written(shelf)
+    entries = [entry for entry, _ in shelf.ledger.entries()]
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    assert [entry.action for entry in entries] == [
+        "bank.create", *["content.enroll"] * 4, "content.withdraw", "key.create", "bank.set", "key.revoke",
+        "rescan.submit", "content.withdraw",
+    ]  # fmt: skip
+    assert entries[5].detail == {"bank": "b", "reason": "by mistake"}
+    assert entries[7].actor == "ä"
+    revisions = [entry.revision for entry in entries]
+    assert revisions == sorted(revisions)
+    assert revisions[-1] == shelf.store.revision()
+
+
+def tampered(shelf: Shelf, sql: str, *values: object) -> int | None:
+    """Change the log behind staydown's back, and say what verify says; then undo it."""
+    connection = sqlite3.connect(shelf.path, isolation_level=None)
+    before = connection.execute("SELECT * FROM audit").fetchall()
+    try:
+        assert connection.execute(sql, values).rowcount > 0
+        return shelf.ledger.verify()[1]
+    finally:
+        connection.execute("DELETE FROM audit")
+        connection.executemany(f"INSERT INTO audit VALUES ({','.join('?' * len(before[0]))})", before)
+        connection.close()
+        assert shelf.ledger.verify()[1] is None
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with opened(tmp_path_factory.mktemp("book") / "x.db") as shelf:
+        written(shelf)
+        yield shelf
+
+
+FIELDS = {
+    "at": "2020-01-01T00:00:00+00:00", "actor": "nobody", "action": "content.enroll2", "target": "c_0",
+    "detail": '{"bank": "other"}', "revision": 99, "digest": b"x" * 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_changed_field_is_named(book: Shelf, field: str) -> None:
+    for seq in range(1, book.ledger.verify()[0] + 1):
+        assert tampered(book, f"UPDATE audit SET {field} = ? WHERE seq = ?", FIELDS[field], seq) == seq
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", ["", "no JSON {", "[]", "5", "null", 0, -1, 1.5, b"", b"\xff\x00"])
+def test_a_field_of_another_kind_is_named(book: Shelf, field: str, value: object) -> None:
+    if not (field == "detail" and isinstance(value, bytes)):
+        assert tampered(book, f"UPDATE audit SET {field} = ? WHERE seq = 5", value) == 5
+
+
+def test_a_deleted_entry_is_missed(book: Shelf) -> None:
+    count = book.ledger.verify()[0]
+    for seq in range(1, count):
+        assert tampered(book, "DELETE FROM audit WHERE seq = ?", seq) == seq + 1
+    for seq in range(2, count + 1):
+        assert tampered(book, "DELETE FROM audit WHERE seq >= ?", seq) == seq, "the end, or all from there on"
+    assert tampered(book, "DELETE FROM audit") == 1
+
+
+def test_a_deletion_is_seen_though_the_rest_is_numbered_anew(book: Shelf) -> None:
+    for seq in range(1, book.ledger.verify()[0]):
+        sql = "UPDATE audit SET seq = seq - 1 WHERE seq > ?"
+        connection = sqlite3.connect(book.path, isolation_level=None)
+        gone = connection.execute("SELECT * FROM audit WHERE seq = ?", (seq,)).fetchone()
+        connection.execute("DELETE FROM audit WHERE seq = ?", (seq,))
+        connection.execute(sql, (seq,))
+        assert book.ledger.verify()[1] == seq
+        connection.execute("UPDATE audit SET seq = -seq WHERE seq >= ?", (seq,))
+        connection.execute("UPDATE audit SET seq = 1 - seq WHERE seq < 0")
+        connection.execute(f"INSERT INTO audit VALUES ({','.join('?' * len(gone))})", gone)
+        connection.close()
+        assert book.ledger.verify()[1] is None
+
+
+def test_entries_in_another_order_are_named(book: Shelf) -> None:
+    count, chance = book.ledger.verify()[0], random.Random(2)
+    for _ in range(30):
+        first, second = sorted(chance.sample(range(1, count + 1), 2))
+        connection = sqlite3.connect(book.path, isolation_level=None)
+
+        def swap(connection: sqlite3.Connection = connection, first: int = first, second: int = second) -> None:
+            connection.execute("UPDATE audit SET seq = -1 WHERE seq = ?", (first,))
+            connection.execute("UPDATE audit SET seq = ? WHERE seq = ?", (first, second))
+            connection.execute("UPDATE audit SET seq = ? WHERE seq = -1", (second,))
+
+        swap()
+        assert book.ledger.verify()[1] == first
+        swap()
+        connection.close()
+        assert book.ledger.verify()[1] is None
+
+
+def test_an_invented_entry_is_named(book: Shelf) -> None:
+    count = book.ledger.verify()[0]
+    sql = "INSERT INTO audit SELECT ?, at, actor, action, target, detail, revision, digest FROM audit WHERE seq = ?"
+    assert tampered(book, sql, count + 1, count) == count + 1
+    assert tampered(book, sql, 0, 1) == 0
+
+
+def test_random_tampering_is_never_overlooked(book: Shelf) -> None:
+    count, chance = book.ledger.verify()[0], random.Random(3)
+    for _ in range(100):
+        seq, field = chance.randrange(1, count + 1), chance.choice(list(FIELDS))
+        value: object = chance.choice(
+            [chance.randbytes(32), chance.randrange(1000, 9999), json.dumps({"x": chance.random()})]
+        )
+        if not (field == "detail" and isinstance(value, bytes)):
+            assert tampered(book, f"UPDATE audit SET {field} = ? WHERE seq = ?", value, seq) == seq
+
+
+def test_what_is_written_after_tampering_does_not_cover_it(shelf: Shelf) -> None:
+    count = written(shelf)
+    connection = sqlite3.connect(shelf.path, isolation_level=None)
+    connection.execute("DELETE FROM audit WHERE seq >= ?", (count - 1,))
+    connection.close()
+    shelf.record.set_bank("b", actor="t", description="later")
+    assert shelf.ledger.verify()[1] == count - 1
+
+
+# --- answers kept for idempotent requests -----------------------------------------------
+
+
+def test_the_first_answer_stays(shelf: Shelf) -> None:
+    assert shelf.ledger.remembered("k", "i") is None
+    shelf.ledger.remember("k", "i", b"first", {"a": [1, None, "ä"]})
+    shelf.ledger.remember("k", "i", b"second", {"b": 2})
+    assert shelf.ledger.remembered("k", "i") == (b"first", {"a": [1, None, "ä"]})
+    assert shelf.ledger.remembered("other", "i") is None
+    assert shelf.ledger.remembered("k", "I") is None
+
+
+def test_the_first_answer_stays_among_threads(shelf: Shelf) -> None:
+    failed: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            shelf.ledger.remember("k", "i", b"%d" % number, {"number": number})
+        except Exception as error:  # any of them
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    kept = shelf.ledger.remembered("k", "i")
+    assert kept is not None
+    assert kept[0] == b"%d" % kept[1]["number"]

@@ -1,0 +1,126 @@
+"""The robustness benchmark: its edits are what they say, and its harness counts rightly."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks import corpus as made
+from benchmarks.robustness import clips, corpus, harness, images, scores
+from benchmarks.robustness.clips_base import read
+from benchmarks.robustness.edits import EDITS, apply, family, pairs
+from benchmarks.robustness.edits_base import resized
+
+FAMILIES = {
+    "codec": 9, "scale": 10, "crop": 12, "dihedral": 5, "rotation": 9, "frame": 7, "colour": 15, "blur_noise": 9,
+    "overlay": 13, "ui": 4, "embedding": 7, "camera": 3, "combos": 6,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small() -> list[NDArray[np.uint8]]:
+    return [resized(made.picture(seed), 200, 150) for seed in range(40, 45)]
+
+
+def test_there_are_109_edits_in_their_families() -> None:
+    counted = {name: sum(edit.family == name for edit in EDITS.values()) for name in FAMILIES}
+    assert counted == FAMILIES
+    assert sum(counted.values()) == len(EDITS) == 109
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_gives_the_same_picture_file_for_the_same_seed(name: str, small: list[NDArray[np.uint8]]) -> None:
+    picture, *others = small
+    before = picture.copy()
+    data = apply(name, picture, 7, others)
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    assert image.format == ("WEBP" if name.startswith("webp") else "JPEG")
+    assert data == apply(name, picture, 7, others)
+    assert (picture == before).all()
+
+
+def test_an_edit_with_other_pictures_says_so(small: list[NDArray[np.uint8]]) -> None:
+    with pytest.raises(ValueError, match="needs other pictures"):
+        apply("pip_50", small[0], 1)
+
+
+def test_chains_are_applied_in_a_row(small: list[NDArray[np.uint8]]) -> None:
+    names = pairs(3, 12)
+    assert names == pairs(3, 12)
+    assert [family(name) for name in names] == ["pairs", "pairs", "triples"] * 4
+    picture, *others = small
+    assert Image.open(io.BytesIO(apply(names[0], picture, 1, others))).size[0] >= 8
+
+
+def _write(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for seed in range(count):
+        (folder / f"{seed}.jpg").write_bytes(made.jpeg(resized(made.picture(100 + seed), 240, 180), 90))
+    (folder / "again.jpg").write_bytes((folder / "0.jpg").read_bytes())
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+
+
+def test_a_tiny_run_finds_every_recompressed_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "photos", 14)
+    out = tmp_path / "out"
+    asked = "--edits jpeg_q90,mirror --systems pdq_31,pdq8_31,perception --bank 4 --queries 3 --processes 1"
+    arguments = ["images", str(tmp_path / "photos"), *asked.split(), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    items = [corpus._looked_at(path) for path in sorted((tmp_path / "photos").iterdir())]
+    split = corpus._split([item for item in items if item is not None], "tune")
+    assert split.duplicates == 1
+    assert split.bank
+    monkeypatch.setattr(corpus, "pictures", lambda folders, name, processes: split)
+    images.main()
+    report = json.loads((out / "images-tune.json").read_text())
+    assert report["families"]["pdq_31"] == {"codec": 1.0, "dihedral": 0.0, "all": 0.5}
+    assert report["families"]["pdq8_31"]["all"] == 1.0
+    assert not [row for row in report["rows"] if "wrong" in row]
+    assert "jpeg_q90" in (out / "images-tune.md").read_text()
+
+
+def test_rates_have_wilson_intervals_and_the_rule_of_three() -> None:
+    low, high = scores.Rate(9, 10).interval
+    assert (round(low, 4), round(high, 4)) == (0.5958, 0.9821)
+    assert scores.Rate(0, 300).bound == pytest.approx(0.01)
+
+
+def test_times_are_right_if_they_fit_the_truth() -> None:
+    truth = [(10.0, 13.0, 4.0, 7.0)]
+    assert scores.placed([(10.2, 12.8, 4.2, 6.8)], truth)
+    assert not scores.placed([(10.2, 12.8, 1.2, 3.8)], truth)
+    assert not scores.placed([(0.0, 3.0, 4.0, 7.0)], truth)
+    assert not scores.placed([], truth)
+    assert scores.placed([(0.0, 0.0, 2.0, 2.0)], [(0.0, 0.0, 2.4, 2.4)])
+    assert scores.covered([(10.2, 11.7, 4.2, 5.7)], truth) == pytest.approx(0.5)
+    assert scores.covered([(0.0, 0.0, 2.0, 2.0)], [(0.0, 0.0, 2.4, 2.4)]) == 1.0
+
+
+def test_names_of_edits_and_families_choose() -> None:
+    families = {name: edit.family for name, edit in EDITS.items()}
+    assert harness.chosen("dihedral,jpeg_q50", families) == [
+        "jpeg_q50", "mirror", "flip_v", "rot90_90", "rot90_180", "rot90_270"]  # fmt: skip
+    with pytest.raises(ValueError, match="nonsense"):
+        harness.chosen("nonsense", families)
+
+
+def test_clips_tell_the_truth_about_their_times(short_clip: bytes) -> None:
+    take = read(short_clip)
+    other = read(made.clip(9, duration_s=0.8, width=160, height=120))
+    assert len(clips.CLIP_EDITS) == 38
+    for name in ("trim_0.37", "speed_2", "reverse", "black_2s_both", "splice_3s", "screen_recording", "gif"):
+        data, spans = clips.apply(name, take, 1, [other])
+        made_twice = [clips.CLIP_EDITS[name].make(take, np.random.default_rng(1), [other]) for _ in range(2)]
+        assert all((a == b).all() for a, b in zip(*(each.frames for each in made_twice), strict=True))
+        edited = read(data, 60)
+        for start, end, since, until in spans:
+            assert 0 <= start < end <= edited.seconds + 0.2
+            assert 0 <= min(since, until) < max(since, until) <= take.seconds + 0.01
+    data, ((start, _, since, _),) = clips.apply("still", take, 1)
+    assert Image.open(io.BytesIO(data)).format == "JPEG"
+    assert (start, since) == (0.0, pytest.approx(take.seconds * 0.4))

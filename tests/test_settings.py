@@ -1,0 +1,121 @@
+"""Settings: read once, verified, masked."""
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from service.errors import InvalidSettings
+from service.settings import PREFIX, Settings, read_settings, worker_environment
+from serving import environment, staydown
+
+
+def test_the_defaults_need_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    found = read_settings({})
+    assert found.home == tmp_path / ".local" / "share" / "staydown"
+    assert found.record_url == f"sqlite:///{found.home}/staydown.db"
+    assert found.index_path == found.home / "index.cache"
+    assert found.worker_count >= 1
+    assert found.fetch_internal_networks == ()
+    assert not found.home.exists()
+
+
+def test_the_home_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert read_settings({}).home == tmp_path / "data" / "staydown"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for ignored in ("", "relative/data"):
+        monkeypatch.setenv("XDG_DATA_HOME", ignored)
+        assert read_settings({}).home == tmp_path / ".local" / "share" / "staydown"
+    assert read_settings({"STAYDOWN_HOME": "/x"}).home == Path("/x")
+
+
+def test_every_setting_can_be_set() -> None:
+    given = {
+        "HOME": "/h", "DATABASE_URL": "postgresql://u:p@h/d", "WORKERS": "3", "MAX_BODY_BYTES": "1", "MAX_PIXELS": "2",
+        "UPLOAD_TIMEOUT_S": "9", "MAX_DURATION_S": "1.5", "MAX_FRAMES": "4", "CHECK_TIMEOUT_S": "5",
+        "ENROLL_TIMEOUT_S": "6", "MAX_IN_FLIGHT": "7", "FETCH_ENABLED": "false", "FETCH_TIMEOUT_S": "8",
+        "FETCH_MAX_REDIRECTS": "0", "FETCH_INTERNAL_NETWORKS": "10.0.0.0/8, fd00::/8", "LOG_LEVEL": "debug",
+    }  # fmt: skip
+    assert {name.lower() for name in given} == set(Settings.model_fields)
+    found = read_settings({PREFIX + name: value for name, value in given.items()})
+    assert (found.workers, found.worker_count, found.fetch_enabled, found.log_level) == (3, 3, False, "debug")
+    assert found.fetch_internal_networks == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+    limits = found.limits(2.0)
+    assert (limits.max_body_bytes, limits.max_pixels, limits.max_frames, limits.timeout_s) == (1, 2, 4, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAX_PIXEL", "1"), ("WORKER", "1"), ("PORT", "8000"), ("", "x"), ("MAX_PIXELS_", "1"), ("max_pixels", "1"),
+        ("MAX_PIXELS", "0"), ("MAX_PIXELS", "many"), ("MAX_PIXELS", "1e6"), ("WORKERS", "-1"), ("WORKERS", "257"),
+        ("CHECK_TIMEOUT_S", "0"), ("CHECK_TIMEOUT_S", "-1"), ("CHECK_TIMEOUT_S", "nan"), ("MAX_IN_FLIGHT", "0"),
+        ("FETCH_ENABLED", "perhaps"), ("FETCH_MAX_REDIRECTS", "21"), ("FETCH_INTERNAL_NETWORKS", "10.0.0.0/33"),
+        ("FETCH_INTERNAL_NETWORKS", "10.0.0.1/8"), ("FETCH_INTERNAL_NETWORKS", "localhost"), ("LOG_LEVEL", "loud"),
+        ("LOG_LEVEL", "INFO "), ("DATABASE_URL", "mysql://h/d"), ("DATABASE_URL", "/var/lib/staydown.db"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{PREFIX}{name}:"):
+        read_settings({PREFIX + name: value})
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        read_settings({"STAYDOWN_WORKERS": "x", "STAYDOWN_MAX_FRAMES": "0"})
+    assert "STAYDOWN_WORKERS" in str(caught.value)
+    assert "STAYDOWN_MAX_FRAMES" in str(caught.value)
+
+
+def test_an_empty_variable_is_as_if_not_set() -> None:
+    assert read_settings({"STAYDOWN_WORKERS": "", "STAYDOWN_LOG_LEVEL": ""}).log_level == "info"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://staydown:hunter2@db:5432/s", "postgresql://staydown:***@db:5432/s"),
+        ("postgresql+psycopg://u:hunter2@[::1]/s?sslmode=require", "postgresql+psycopg://u:***@[::1]/s"),
+        ("postgresql://u:hun@hunter2@db/s", "postgresql://u:***@db/s"),
+        ("postgresql://u:hunter2/@db/s", "postgresql://u:***@db/s"),
+        ("postgresql://u@db/s?password=hunter2", "postgresql://u@db/s"),
+        ("postgresql:///s?user=u&password=hunter2", "postgresql:///s"),
+        ("postgresql://:hunter2@db/s", "postgresql://:***@db/s"),
+        ("sqlite:////var/lib/staydown.db", "sqlite:////var/lib/staydown.db"),
+    ],
+)
+def test_a_password_is_never_shown(url: str, shown: str) -> None:
+    said = read_settings({"STAYDOWN_DATABASE_URL": url}).shown()
+    assert said["database_url"] == shown
+    assert "hunter2" not in str(said)
+
+
+def test_everything_is_shown() -> None:
+    assert set(Settings(home=Path("/h")).shown()) == set(Settings.model_fields)
+
+
+def test_a_worker_sees_no_setting_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STAYDOWN_DATABASE_URL", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "hunter2")
+    seen = worker_environment()
+    assert "hunter2" not in seen.values()
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert "PATH" in seen
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check", "x.jpg"], ["bank", "list"], ["doctor"]])
+def test_a_misspelt_variable_ends_every_command_with_2(tmp_path: Path, command: list[str]) -> None:
+    done = staydown(tmp_path / "home", *command, max_pixel="1")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().splitlines() == [
+        "staydown: invalid_settings: STAYDOWN_MAX_PIXEL: there is no such setting"
+    ]
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_environment_of_these_tests_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAYDOWN_ODD", "1")
+    assert {name for name in environment(tmp_path) if name.startswith(PREFIX)} == {"STAYDOWN_HOME"}
