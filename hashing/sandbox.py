@@ -9,6 +9,7 @@ import queue
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from hashing.signals import FRAME_DTYPE, Kind, Media, Signal, no_frames
 
 # PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+GRACE_S = 2.0
 ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
 
 
@@ -74,8 +76,12 @@ class _Worker:
             raise ValueError("the worker closed its socket")
         return data
 
-    def end(self) -> None:
+    def kill(self) -> None:
+        """End the process; the call that waits for it sees a crash."""
         self._process.kill()
+
+    def end(self) -> None:
+        self.kill()
         self._process.wait()
         self._stream.close()
         self._socket.close()
@@ -93,6 +99,8 @@ class Pool:
         self._environment = environment
         self.workers = workers
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._busy: set[_Worker] = set()
+        self._ended, self._lock = False, threading.Lock()
         for _ in range(workers):
             self._idle.put(_Worker(environment))
 
@@ -103,9 +111,10 @@ class Pool:
         Signal with that reason and no frames.
         """
         container = admit(data, plan.limits)
-        worker = self._take()
+        worker: _Worker | None = None
         keep: _Worker | None = None
         try:
+            worker = self._take()
             worker.send(data, plan)
             exact = digests(data)
             signal = worker.receive(plan)
@@ -117,7 +126,8 @@ class Pool:
             keep = worker
             raise
         finally:
-            self._put_back(worker, keep)
+            if worker is not None:
+                self._put_back(worker, keep)
         return with_digests(signal, exact)
 
     def _take(self) -> _Worker:
@@ -125,20 +135,38 @@ class Pool:
         if worker is not None and not worker.alive:
             worker.end()
             worker = None
-        return worker or _Worker(self._environment)
+        with self._lock:
+            if self._ended:
+                self._idle.put(worker)  # for whoever waits beside this call
+                raise _Failed(Reason.DECODER_CRASHED)
+            worker = worker or _Worker(self._environment)
+            self._busy.add(worker)
+        return worker
 
     def _put_back(self, worker: _Worker, keep: _Worker | None) -> None:
+        self._busy.discard(worker)
         if keep is None or worker.items >= ITEMS_A_WORKER:
             worker.end()
             keep = None
         self._idle.put(keep)
 
-    def close(self) -> None:
-        """End all workers; a call under way first gets its answer."""
+    def close(self, grace_s: float = GRACE_S) -> None:
+        """End all workers. A call under way gets its answer if that comes in time, else it is a crash."""
+        last = threading.Timer(grace_s, self._give_up)
+        last.start()
         for _ in range(self.workers):
             worker = self._idle.get()
             if worker is not None:
                 worker.end()
+        last.cancel()
+        self._ended = True
+        self._idle.put(None)  # goes from one call that still waits to the next
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._ended = True
+            for worker in self._busy:
+                worker.kill()
 
     def __enter__(self) -> Self:
         return self

@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hashing.signals import SignalType
 from indexer.errors import BankExists, InvalidBank, UnknownBank
-from indexer.store import Store, now
+from indexer.policy import POLICIES
+from indexer.store import Change, Store, now
 from indexer.tables import bank, content
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
@@ -39,6 +40,24 @@ def _bank(row: Row[Any], contents: int) -> Bank:
     return Bank(row.bank_pk, row.name, row.description, row.enabled, row.policy, types, row.created_at, contents)
 
 
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Refuse settings by which a bank could not answer; InvalidBank."""
+    known = {"description", "enabled", "policy", "signal_types"}
+    types = settings.get("signal_types", DEFAULT_SIGNAL_TYPES)
+    right = settings.keys() <= known and settings.get("policy", "default") in POLICIES
+    if not right or not types or not set(types) <= set(SignalType):
+        raise InvalidBank
+    return settings | {"signal_types": list(types)} if "signal_types" in settings else settings
+
+
+def _named(connection: Connection, name: str, *, counted: bool) -> Bank:
+    row = connection.execute(select(bank).where(bank.c.name == name)).first()
+    if row is None:
+        raise UnknownBank
+    live = select(func.count()).select_from(content).where(content.c.bank_pk == row.bank_pk, LIVE)
+    return _bank(row, connection.execute(live).scalar_one() if counted else 0)
+
+
 class Banks:
     """The banks of one store."""
 
@@ -55,45 +74,58 @@ class Banks:
             rows = connection.execute(query.order_by(bank.c.name)).all()
         return tuple(_bank(row, row.contents or 0) for row in rows)
 
+    def enabled_banks(self) -> tuple[Bank, ...]:
+        """Return the banks that answer, without counting what is in them: asked at every check."""
+        with self.store.read() as connection:
+            rows = connection.execute(select(bank).where(bank.c.enabled.is_(True)).order_by(bank.c.name)).all()
+        return tuple(_bank(row, 0) for row in rows)
+
+    def bank_names(self) -> frozenset[str]:
+        """Return the names of all banks."""
+        with self.store.read() as connection:
+            return frozenset(connection.execute(select(bank.c.name)).scalars())
+
     def bank(self, name: str) -> Bank:
         """Return one bank; UnknownBank."""
         with self.store.read() as connection:
-            row = connection.execute(select(bank).where(bank.c.name == name)).first()
-            if row is None:
-                raise UnknownBank
-            live = select(func.count()).select_from(content).where(content.c.bank_pk == row.bank_pk, LIVE)
-            return _bank(row, connection.execute(live).scalar_one())
+            return _named(connection, name, counted=True)
+
+    def settings_of(self, name: str) -> Bank:
+        """Return one bank, its contents not counted; UnknownBank."""
+        with self.store.read() as connection:
+            return _named(connection, name, counted=False)
+
+    def bank_within(self, change: Change, name: str, *, counted: bool = False) -> Bank:
+        """Return one bank as a change sees it: nobody can delete it meanwhile. UnknownBank."""
+        return _named(change.connection, name, counted=counted)
 
     def create_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
         """Create a bank; BankExists, InvalidBank. `settings` as for `set_bank`."""
         if not _BANK_NAME.match(name):
             raise InvalidBank
-        values: dict[str, Any] = {"description": "", "enabled": True, "policy": "default"} | settings
-        types = values.pop("signal_types", DEFAULT_SIGNAL_TYPES)
+        values = {"description": "", "enabled": True, "policy": "default", "signal_types": DEFAULT_SIGNAL_TYPES}
+        values = _checked(values | settings)
         try:
             with self.store.change(actor) as change:
-                change.connection.execute(
-                    insert(bank).values(name=name, created_at=now(), signal_types=list(types), **values)
-                )
+                change.connection.execute(insert(bank).values(name=name, created_at=now(), **values))
                 change.log("bank.create", name)
         except IntegrityError as error:
             raise BankExists from error
         return self.bank(name)
 
     def set_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
-        """Change description, enabled, policy or signal_types of a bank; UnknownBank."""
-        if "signal_types" in settings:
-            settings["signal_types"] = list(settings["signal_types"])
-        self.bank(name)
+        """Change description, enabled, policy or signal_types of a bank; UnknownBank, InvalidBank."""
+        settings = _checked(settings)
         if settings:
             with self.store.change(actor) as change:
+                self.bank_within(change, name)
                 change.connection.execute(update(bank).where(bank.c.name == name).values(**settings))
                 change.log("bank.set", name, fields=sorted(settings))
         return self.bank(name)
 
     def delete_bank(self, name: str, *, actor: str) -> None:
         """Delete a bank with all its contents and hashes, for good; UnknownBank."""
-        found = self.bank(name)
         with self.store.change(actor) as change:
+            found = self.bank_within(change, name, counted=True)
             change.connection.execute(delete(bank).where(bank.c.bank_pk == found.bank_pk))
             change.log("bank.delete", name, contents=found.contents)

@@ -33,7 +33,7 @@ from indexer.banks import Bank
 from indexer.errors import NothingToEnroll
 from indexer.index import Index
 from indexer.policy import MIN_QUALITY
-from indexer.record import Record
+from indexer.record import NewContent, Record
 from indexer.store import Change
 
 
@@ -113,19 +113,28 @@ def fingerprint(signal: Signal) -> str:
 def _wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
     """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
     rows = signal.frames[signal.frames["transform"] == 0]
-    kept = [number for number, profile in enumerate(PROFILES) if profile.signal_type in bank.signal_types]
-    return rows[np.isin(rows["profile"], kept)], [pair for pair in signal.exact if pair[0] in bank.signal_types]
+    kept = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
+    return rows[kept[rows["profile"]]], [pair for pair in signal.exact if pair[0] in bank.signal_types]
+
+
+def _new_content(submission: Submission, bank: Bank) -> NewContent:
+    """Return what of a submission is to be written; NothingToEnroll."""
+    frames, digests = _wanted(submission.signal, bank)
+    if not len(frames) and not digests:
+        raise NothingToEnroll
+    signal = submission.signal
+    return NewContent(fingerprint(signal), signal.media, frames, digests, submission.case, submission.labels)
 
 
 def _warnings(signal: Signal, frames: Frames) -> tuple[str, ...]:
     found = [signal.reason.value] if signal.reason else []
     usable = frames["quality"] >= MIN_QUALITY
-    if signal.media.kind is not Kind.HASHES and not bool(usable.any()):
+    if (len(frames) or signal.media.kind is not Kind.HASHES) and not bool(usable.any()):
         found.append(Reason.FEATURELESS.value)
     return tuple(found)
 
 
-def _counts(frames: Frames, digests: list[tuple[SignalType, bytes]]) -> dict[str, int]:
+def _counts(frames: Frames, digests: Sequence[tuple[SignalType, bytes]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     names = [kind.value for kind, _ in digests] + [PROFILES[int(n)].signal_type.value for n in frames["profile"]]
     for name in names:
@@ -145,30 +154,37 @@ class Enroller:
 
     def enroll_many(self, bank_name: str, submissions: Sequence[Submission], *, actor: str) -> list[Enrolled]:
         """Enroll contents in one transaction: all of them or none."""
-        bank = self._record.bank(bank_name)
+        self._record.settings_of(bank_name)
         for submission in submissions:
             _judge(submission.signal)
         with self._record.store.change(actor) as change:
-            done = [self._write(change, bank, submission) for submission in submissions]
+            bank = self._record.bank_within(change, bank_name)
+            done = self._write(change, bank, [(s.signal, _new_content(s, bank)) for s in submissions])
         if self._index.ready:
             self._index.refresh(self._record)
         return done
 
-    def _write(self, change: Change, bank: Bank, submission: Submission) -> Enrolled:
-        signal = submission.signal
-        frames, digests = _wanted(signal, bank)
-        if not len(frames) and not digests:
-            raise NothingToEnroll
-        mark = fingerprint(signal)
-        known = self._record.find_fingerprint(change, bank.bank_pk, mark)
-        content_id = known or self._record.add_content(
-            change, bank.bank_pk, mark, signal.media, frames, digests, submission.case, submission.labels
-        )
-        counts = _counts(frames, digests)
-        change.log("content.enroll", content_id, bank=bank.name, created=known is None, signals=counts)
-        return Enrolled(
-            content_id, bank.name, change.revision, known is None, signal.media, counts, _warnings(signal, frames)
-        )
+    def _write(self, change: Change, bank: Bank, parts: Sequence[tuple[Signal, NewContent]]) -> list[Enrolled]:
+        first: dict[str, NewContent] = {}
+        for _, new in parts:
+            first.setdefault(new.fingerprint, new)
+        before = self._record.find_fingerprints(change, bank.bank_pk, list(first))
+        created = {mark: new for mark, new in first.items() if mark not in before}
+        known = before | self._record.add_contents(change, bank.bank_pk, list(created.values()))
+        done = []
+        for signal, new in parts:
+            content, is_new = known[new.fingerprint], created.get(new.fingerprint) is new
+            if not is_new:
+                self._record.complete(change, content.content_pk, new)
+            counts = _counts(new.frames, new.digests)
+            change.log("content.enroll", content.content_id, bank=bank.name, created=is_new, signals=counts)
+            done.append(
+                Enrolled(
+                    content.content_id, bank.name, change.revision, is_new, signal.media, counts,
+                    _warnings(signal, new.frames),
+                )
+            )  # fmt: skip
+        return done
 
 
 def _judge(signal: Signal) -> None:

@@ -6,19 +6,21 @@ as in a binary counter, so that adding costs O(log n) and readers never wait: a 
 takes the list as it stands. A hash is searchable with one hash in the bank as with a
 million.
 
-What is withdrawn stays in a segment until it is next merged or loaded; the record is
-asked about every hit, so it can no longer answer.
+What is withdrawn stays in a segment until the next snapshot is written or loaded; the
+record is asked about every hit, so it can no longer answer.
 
-Snapshot: one file, `MAGIC`, a JSON header (version, store, revision, profiles, counts,
-SHA-256 of the rest), then the arrays. FAISS's own files are not used, since a damaged one
-may load without a word. A snapshot that disagrees in anything is not loaded.
+Snapshot: one file, `MAGIC`, the SHA-256 of the rest in hex, a JSON header (version, store,
+revision, history, profiles, counts), then the arrays. FAISS's own files are not used, since
+a damaged one may load without a word. A snapshot that disagrees in anything is not loaded:
+one of another store, or of a record that was since replaced by its backup (`history`, the
+link of the audit chain, tells).
 """
 
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,8 @@ from indexer.record import Record
 
 MAGIC = b"staydown-index\n"
 VERSION = 1
+_CHECKSUM_BYTES = 65
 Keys = NDArray[np.int64]
-
-faiss.omp_set_num_threads(1)  # two threads on a busy machine are slower than one; callers are parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Segment:
 
     def search(self, codes: Codes, radius_bits: int) -> Hits:
         """Return all hashes at most `radius_bits` away. FAISS's radius is strict, hence + 1."""
+        faiss.omp_set_num_threads(1)  # holds for the calling thread alone; on a busy machine two are 9 times slower
         limits, distances, positions = self._flat.range_search(codes, radius_bits + 1)
         query = np.repeat(np.arange(len(codes)), np.diff(limits.astype(np.int64)))
         return Hits(query, self.keys[positions], distances.astype(np.int32))
@@ -120,6 +122,13 @@ class TypeIndex:
         wanted = np.ascontiguousarray(codes)
         return _hits(segment.search(wanted, radius_bits) for segment in self._segments)
 
+    def keep(self, keys: Keys) -> None:
+        """Forget all hashes but those with one of these keys."""
+        mine, codes = self.all()
+        kept = np.isin(mine, keys)
+        if not kept.all():
+            self._segments = (Segment(mine[kept], codes[kept]),) if kept.any() else ()
+
     def all(self) -> tuple[Keys, Codes]:
         """Return every key and code."""
         segments = self._segments
@@ -140,6 +149,7 @@ class Index:
         self.revision = 0
         self.ready = False
         self._types = {kind: TypeIndex() for kind in PERCEPTUAL}
+        self._last_pk = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -166,35 +176,46 @@ class Index:
         return self.revision
 
     def _add(self, keys: Keys, frames: Frames) -> None:
-        usable = frames["quality"] >= self.min_quality
+        """Add what is new: a content that got more hashes comes with its old ones again.
+
+        The record gives keys out in ascending order, one writer after the other.
+        """
+        usable = (frames["quality"] >= self.min_quality) & (keys > self._last_pk)
         for kind, index in self._types.items():
             chosen = usable & np.isin(frames["profile"], profiles_of(kind))
             index.add(keys[chosen], frames["hash"][chosen])
+        self._last_pk = max(self._last_pk, int(keys.max(initial=0)))
 
     # The snapshot
 
-    def save(self, path: Path, store_id: str) -> None:
-        """Write the snapshot, whole or not at all."""
+    def save(self, path: Path, record: Record) -> None:
+        """Write the snapshot, whole or not at all, without what was withdrawn."""
         with self._lock:
+            self._forget_withdrawn(record)
             revision, arrays = self.revision, {kind: index.all() for kind, index in self._types.items()}
-        body = b"".join(keys.tobytes() + codes.tobytes() for keys, codes in arrays.values())
-        header = self._header(store_id) | {
-            "revision": revision,
+        header = self._header(record, revision) | {
             "counts": {kind.value: len(keys) for kind, (keys, _) in arrays.items()},
-            "sha256": hashlib.sha256(body).hexdigest(),
         }
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(MAGIC + json.dumps(header).encode() + b"\n" + body)
+        body = json.dumps(header).encode() + b"\n"
+        body += b"".join(keys.tobytes() + codes.tobytes() for keys, codes in arrays.values())
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(MAGIC + _checksum(body) + body)
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o600)
         part.replace(path)
 
-    def _header(self, store_id: str) -> dict[str, Any]:
+    def _forget_withdrawn(self, record: Record) -> None:
+        known = record.signal_keys()
+        for index in self._types.values():
+            index.keep(known)
+
+    def _header(self, record: Record, revision: int) -> dict[str, Any]:
         return {
             "version": VERSION,
-            "store": store_id,
+            "store": record.store.store_id(),
+            "revision": revision,
+            "history": record.store.audit_digest(before=revision).hex(),
             "profiles": [str(profile) for profile in PROFILES],
             "min_quality": self.min_quality,
         }
@@ -202,37 +223,35 @@ class Index:
     def load(self, path: Path, record: Record) -> bool:
         """Load a snapshot if it is whole and of this store; otherwise say False and change nothing."""
         try:
-            found = _read(path.read_bytes(), self._header(record.store.store_id()))
-        except (OSError, ValueError, KeyError, TypeError):
+            data = path.read_bytes()
+        except OSError:
             return False
-        if found is None or found[0] > record.store.revision():
+        start = len(MAGIC) + _CHECKSUM_BYTES
+        if data[:start] != MAGIC + _checksum(memoryview(data)[start:]):
             return False
-        revision, arrays = found
+        end = data.index(b"\n", start)  # ours, byte for byte, from here on
+        header: dict[str, Any] = json.loads(data[start:end])
+        revision, counts = int(header["revision"]), header.pop("counts")
+        if revision > record.store.revision() or header != self._header(record, revision):
+            return False
         with self._lock:
-            for kind, (keys, codes) in arrays.items():
-                self._types[kind] = TypeIndex()
-                self._types[kind].add(keys, codes)
+            self._types = dict(_type_indexes(counts, memoryview(data)[end + 1 :]))
+            self._forget_withdrawn(record)
+            self._last_pk = max(int(index.all()[0].max(initial=0)) for index in self._types.values())
             self.revision = revision
         return True
 
 
-def _read(data: bytes, wanted: dict[str, Any]) -> tuple[int, dict[SignalType, tuple[Keys, Codes]]] | None:
-    """Return revision and arrays of a snapshot's bytes, or None where anything disagrees."""
-    if not data.startswith(MAGIC):
-        return None
-    line, _, body = data[len(MAGIC) :].partition(b"\n")
-    header = json.loads(line)
-    if not isinstance(header, dict) or any(header.get(name) != value for name, value in wanted.items()):
-        return None
-    if hashlib.sha256(body).hexdigest() != header["sha256"]:
-        return None
-    arrays, start = {}, 0
+def _checksum(data: bytes | memoryview) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode() + b"\n"
+
+
+def _type_indexes(counts: dict[str, int], body: memoryview) -> Iterator[tuple[SignalType, TypeIndex]]:
+    start = 0
     for kind in PERCEPTUAL:
-        count = int(header["counts"][kind.value])
-        middle, stop = start + 8 * count, start + (8 + HASH_BYTES) * count
-        if count < 0 or stop > len(body):
-            return None
-        keys = np.frombuffer(body[start:middle], np.int64)
-        arrays[kind] = (keys, np.frombuffer(body[middle:stop], np.uint8).reshape(-1, HASH_BYTES))
+        middle, stop = start + 8 * counts[kind.value], start + (8 + HASH_BYTES) * counts[kind.value]
+        index = TypeIndex()
+        codes = np.frombuffer(body[middle:stop], np.uint8).reshape(-1, HASH_BYTES)
+        index.add(np.frombuffer(body[start:middle], np.int64), codes)
+        yield kind, index
         start = stop
-    return (int(header["revision"]), arrays) if start == len(body) else None

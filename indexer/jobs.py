@@ -47,7 +47,8 @@ class Jobs:
                     "total": len(requests)}  # fmt: skip
             change.connection.execute(insert(rescan).values(**head))
             rows = [{"rescan_id": rescan_id, "number": n, "request": r} for n, r in enumerate(requests)]
-            change.connection.execute(insert(rescan_item), rows)
+            if rows:
+                change.connection.execute(insert(rescan_item), rows)
             change.log("rescan.submit", rescan_id, total=len(requests))
         return rescan_id
 
@@ -85,7 +86,7 @@ class Jobs:
                 .where(rescan_item.c.rescan_id == rescan_id, rescan_item.c.result.is_not(None))
                 .group_by(verdict)
             )
-            counts: Counter[str] = Counter(dict(connection.execute(counted).tuples().all()))
+            counts: Counter[str] = Counter({str(word): int(n) for word, n in connection.execute(counted)})
         return Rescan(rescan_id, head.key_id, head.banks or None, head.total, counts.total(), dict(counts))
 
     def results(self, rescan_id: str, *, after: int, limit: int) -> list[RescanItem]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, Text, cast, func, insert, select, type_coerce, update
+from sqlalchemy.types import NullType
 
 from indexer.errors import UnknownContent
 from indexer.store import Store, entry_digest, now
@@ -47,9 +48,23 @@ class Entry:
     revision: int
 
 
+def _kept(key_id: str, idempotency_key: str) -> Select[Any]:
+    mine = (idempotency.c.key_id == key_id, idempotency.c.idempotency_key == idempotency_key)
+    return select(idempotency).where(*mine)
+
+
 def _digest(key: str) -> bytes:
     """Hash a key. It holds 256 random bits, so a fast hash gives nothing away."""
     return hashlib.sha256(key.encode()).digest()
+
+
+def _detail(text: str) -> dict[str, Any]:
+    """Read an entry's detail; what is no JSON any more was tampered with, and breaks the chain."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {"unreadable": text}
+    return found
 
 
 class Ledger:
@@ -105,16 +120,16 @@ class Ledger:
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         """Yield the audit log in order, each entry with its link."""
+        fields = [column for column in audit.c if column.name not in {"detail", "digest"}]
+        raw = cast(audit.c.detail, Text).label("detail"), type_coerce(audit.c.digest, NullType).label("digest")
         with self._store.read() as connection:
-            for row in connection.execute(select(audit).order_by(audit.c.seq)):
-                yield (
-                    Entry(row.seq, row.at, row.actor, row.action, row.target, row.detail, row.revision),
-                    bytes(row.digest),
-                )
+            for row in connection.execute(select(*fields, *raw).order_by(audit.c.seq)):
+                entry = Entry(row.seq, row.at, row.actor, row.action, row.target, _detail(row.detail), row.revision)
+                yield entry, row.digest
 
     def verify(self) -> tuple[int, int | None]:
-        """Check the chain; returns the number of entries, and the first broken one or None."""
-        link, count = b"", 0
+        """Check the chain; returns the number of entries, and the first broken or missing one or None."""
+        head, link, count = self._store.audit_digest(), b"", 0
         for entry, digest in self.entries():
             fields = {"at": entry.at, "actor": entry.actor, "action": entry.action, "target": entry.target,
                       "detail": entry.detail, "revision": entry.revision}  # fmt: skip
@@ -122,25 +137,22 @@ class Ledger:
             if entry.seq != count or entry_digest(link, fields) != digest:
                 return count, entry.seq
             link = digest
-        return count, None
+        return count, None if link == head else count + 1
 
     # Idempotency
 
     def remembered(self, key_id: str, idempotency_key: str) -> tuple[bytes, dict[str, Any]] | None:
         """Return the digest of the request that this key came with before, and its answer."""
-        query = select(idempotency).where(
-            idempotency.c.key_id == key_id, idempotency.c.idempotency_key == idempotency_key
-        )
         with self._store.read() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_kept(key_id, idempotency_key)).first()
         return None if row is None else (bytes(row.request_digest), dict(row.answer))
 
     def remember(self, key_id: str, idempotency_key: str, request: bytes, answer: dict[str, Any]) -> None:
         """Keep the answer to a request; the first one stays."""
-        if self.remembered(key_id, idempotency_key) is None:
-            values = {"key_id": key_id, "idempotency_key": idempotency_key, "request_digest": request,
-                      "answer": json.loads(json.dumps(answer)), "created_at": now()}  # fmt: skip
-            with self._store.change("idempotency", counted=False) as change:
+        values = {"key_id": key_id, "idempotency_key": idempotency_key, "request_digest": request,
+                  "answer": answer, "created_at": now()}  # fmt: skip
+        with self._store.change("idempotency", counted=False) as change:
+            if change.connection.execute(_kept(key_id, idempotency_key)).first() is None:
                 change.connection.execute(insert(idempotency).values(**values))
 
     def count_keys(self) -> int:

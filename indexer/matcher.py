@@ -107,8 +107,8 @@ def _segments(found: _Found, query: Frames, kind: Kind) -> tuple[Segment, ...]:
     frame = np.searchsorted(np.unique(_times(query, "timestamp_s")), query_s)
     return align(
         FrameMatches(
-            frame, query_s, _times(found.reference, "timestamp_s"), _times(found.reference, "until_s"),
-            found.distance_bits,
+            frame, query_s, _times(query[found.query], "until_s"),
+            _times(found.reference, "timestamp_s"), _times(found.reference, "until_s"), found.distance_bits,
         )
     )  # fmt: skip
 
@@ -120,19 +120,24 @@ class Matcher:
         self._record, self._index = record, index
 
     def signal_types(self, bank_names: Sequence[str] | None) -> frozenset[SignalType]:
-        """Return the types that the asked banks compare: what a query has to be hashed with."""
+        """Return the types that the asked banks compare, with which a query has to be hashed.
+
+        UnknownBank and IndexNotReady come from here, before anything is decoded.
+        """
         return frozenset(kind for bank in self._banks(bank_names) for kind in bank.signal_types)
 
     def _banks(self, names: Sequence[str] | None) -> list[Bank]:
-        banks = {bank.name: bank for bank in self._record.banks()}
-        if names and not set(names) <= set(banks):
+        if not self._index.ready:
+            raise IndexNotReady
+        banks = self._record.enabled_banks()
+        if names is None or not len(names):
+            return list(banks)
+        if not {bank.name for bank in banks} >= set(names) and not self._record.bank_names() >= set(names):
             raise UnknownBank
-        return [bank for bank in banks.values() if bank.enabled and (not names or bank.name in names)]
+        return [bank for bank in banks if bank.name in names]
 
     def match(self, signal: Signal, bank_names: Sequence[str] | None = None) -> Answer:
         """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady."""
-        if not self._index.ready:
-            raise IndexNotReady
         banks = self._banks(bank_names)
         revision = self._index.refresh(self._record)
         best: dict[int, Match] = {}

@@ -4,13 +4,14 @@ The index is a cache of this. Rows come back as frozen values or as arrays; noth
 above this file writes SQL (`keys`, `jobs` and `ledger` hold the other tables).
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from hashing.signals import (
     EXACT_BYTES,
@@ -53,6 +54,14 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Which content it is."""
+
+    content_pk: int
+    content_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Located:
     """Where hashes stand, as columns of one length; only what is active in the banks asked for."""
 
@@ -83,19 +92,36 @@ def _frames(rows: Sequence[Any]) -> Frames:
     return frames
 
 
-def _signal_values(content_pk: int, frames: Frames) -> list[dict[str, Any]]:
-    return [
-        {
-            "content_pk": content_pk,
-            "profile": int(row["profile"]),
-            "view": int(row["view"]),
-            "quality": int(row["quality"]),
-            "timestamp_s": None if np.isnan(row["timestamp_s"]) else float(row["timestamp_s"]),
-            "until_s": None if np.isnan(row["until_s"]) else float(row["until_s"]),
-            "hash": bytes(row["hash"]),
-        }
-        for row in frames
-    ]
+@dataclass(frozen=True, slots=True)
+class NewContent:
+    """What is to be written of one content. `fingerprint` says which submissions are the same content."""
+
+    fingerprint: str
+    media: Media
+    frames: Frames
+    digests: Sequence[tuple[SignalType, bytes]]
+    case: str | None
+    labels: Sequence[str]
+
+
+def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, Any]:
+    media = new.media
+    return {
+        "content_id": new_id("c"), "bank_pk": bank_pk, "fingerprint": new.fingerprint, "kind": media.kind.value,
+        "revision": change.revision, "width": media.width, "height": media.height, "enabled": True,
+        "duration_s": media.duration_s, "frames_hashed": media.frames_hashed, "case_ref": new.case,
+        "labels": list(new.labels), "created_at": now(),
+    }  # fmt: skip
+
+
+def _signal_values(content_pk: int, frames: Frames) -> Iterator[dict[str, Any]]:
+    columns = {name: frames[name].tolist() for name in ("profile", "view", "quality", "timestamp_s", "until_s")}
+    codes = np.ascontiguousarray(frames["hash"]).tobytes()
+    for place, values in enumerate(zip(*columns.values(), strict=True)):
+        row = dict(zip(columns, values, strict=True))
+        for name in ("timestamp_s", "until_s"):
+            row[name] = None if math.isnan(row[name]) else row[name]
+        yield row | {"content_pk": content_pk, "hash": codes[place * HASH_BYTES : (place + 1) * HASH_BYTES]}
 
 
 class Record(Banks):
@@ -103,34 +129,41 @@ class Record(Banks):
 
     # Contents
 
-    def find_fingerprint(self, change: Change, bank_pk: int, fingerprint: str) -> str | None:
-        """Return the content_id of the same content in a bank, inside a change."""
-        same = select(content.c.content_id).where(content.c.bank_pk == bank_pk, content.c.fingerprint == fingerprint)
-        found = change.connection.execute(same).scalar()
-        return None if found is None else str(found)
+    def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
+        """Return which of these contents a bank has, as a change sees it."""
+        found: dict[str, Known] = {}
+        for start in range(0, len(fingerprints), _BATCH):
+            same = content.c.fingerprint.in_(fingerprints[start : start + _BATCH])
+            query = select(content.c.fingerprint, content.c.content_pk, content.c.content_id)
+            for row in change.connection.execute(query.where(content.c.bank_pk == bank_pk, same)):
+                found[row.fingerprint] = Known(row.content_pk, row.content_id)
+        return found
 
-    def add_content(self, change: Change, bank_pk: int, fingerprint: str, media: Media, frames: Frames,
-                    digests: Iterable[tuple[SignalType, bytes]], case: str | None,
-                    labels: Sequence[str]) -> str:  # fmt: skip
-        """Write one content with its hashes inside a change; returns its content_id."""
-        content_id = new_id("c")
-        values = {
-            "content_id": content_id, "bank_pk": bank_pk, "fingerprint": fingerprint, "kind": media.kind.value,
-            "revision": change.revision, "width": media.width, "height": media.height, "enabled": True,
-            "duration_s": media.duration_s, "frames_hashed": media.frames_hashed, "case_ref": case,
-            "labels": list(labels), "created_at": now(),
-        }  # fmt: skip
-        statement = insert(content).values(values).returning(content.c.content_pk)
-        content_pk = int(change.connection.execute(statement).scalar_one())
-        if rows := _signal_values(content_pk, frames):
-            change.connection.execute(insert(signal), rows)
-        if exacts := [{"content_pk": content_pk, "signal_type": t.value, "digest": d} for t, d in digests]:
-            change.connection.execute(insert(exact), exacts)
-        return content_id
+    def add_contents(self, change: Change, bank_pk: int, news: Sequence[NewContent]) -> dict[str, Known]:
+        """Write contents of different fingerprints, with their hashes, inside a change."""
+        if not news:
+            return {}
+        columns = (content.c.fingerprint, content.c.content_pk, content.c.content_id)
+        values = [_content_values(change, bank_pk, new) for new in news]
+        rows = change.connection.execute(insert(content).returning(*columns), values)
+        added = {row.fingerprint: Known(row.content_pk, row.content_id) for row in rows}
+        _add_hashes(change, [(added[new.fingerprint].content_pk, new.frames, new.digests) for new in news])
+        return added
+
+    def complete(self, change: Change, content_pk: int, new: NewContent) -> None:
+        """Add the hashes that a known content does not hold yet: an answered enrolment is found by each of them."""
+        digests, frames = _hashes_of(change.connection, content_pk)
+        held = {(int(row["profile"]), int(row["view"]), bytes(row["hash"])) for row in frames}
+        missing = [(int(row["profile"]), int(row["view"]), bytes(row["hash"])) not in held for row in new.frames]
+        rest = new.frames[np.array(missing, bool)], [pair for pair in new.digests if pair not in digests]
+        if any(map(len, rest)):
+            _add_hashes(change, [(content_pk, *rest)])
+            changed = update(content).where(content.c.content_pk == content_pk)
+            change.connection.execute(changed.values(revision=change.revision))
 
     def content(self, bank_name: str, content_id: str) -> Content:
         """Return one content of a bank, withdrawn or not; UnknownBank, UnknownContent."""
-        self.bank(bank_name)
+        self.settings_of(bank_name)
         with self.store.read() as connection:
             wanted = _CONTENT.where(bank.c.name == bank_name, content.c.content_id == content_id)
             row = connection.execute(wanted).first()
@@ -155,7 +188,7 @@ class Record(Banks):
 
     def contents(self, bank_name: str, *, after: int = 0, limit: int = 100) -> tuple[Content, ...]:
         """Return live contents of a bank in order of enrolment, from behind the key `after`; UnknownBank."""
-        self.bank(bank_name)
+        self.settings_of(bank_name)
         wanted = _CONTENT.where(bank.c.name == bank_name, content.c.content_pk > after, LIVE)
         with self.store.read() as connection:
             return tuple(map(_content, connection.execute(wanted.order_by(content.c.content_pk).limit(limit))))
@@ -186,9 +219,9 @@ class Record(Banks):
             raise UnknownContent
         if fields:
             with self.store.change(actor) as change:
-                change.connection.execute(
-                    update(content).where(content.c.content_pk == found.content_pk).values(**fields)
-                )
+                live = update(content).where(content.c.content_pk == found.content_pk, LIVE)
+                if not change.connection.execute(live.values(**fields)).rowcount:
+                    raise UnknownContent
                 change.log("content.set", content_id, fields=sorted(fields))
         return self.content(bank_name, content_id)
 
@@ -258,17 +291,41 @@ class Record(Banks):
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
         """Return all hashes of one content: for exports alone."""
-        digests = select(exact).where(exact.c.content_pk == content_pk).order_by(exact.c.exact_pk)
-        frames = select(signal).where(signal.c.content_pk == content_pk).order_by(signal.c.signal_pk)
         with self.store.read() as connection:
-            found = [(SignalType(row.signal_type), bytes(row.digest)) for row in connection.execute(digests)]
-            return found, _frames(connection.execute(frames).all())
+            return _hashes_of(connection, content_pk)
+
+    def signal_keys(self) -> NDArray[np.int64]:
+        """Return the keys of all hashes of frames that there are."""
+        with self.store.read() as connection:
+            result = connection.execution_options(yield_per=50_000).execute(select(signal.c.signal_pk))
+            parts = [np.fromiter(part, np.int64, len(part)) for part in result.scalars().partitions()]
+        return np.concatenate([np.empty(0, np.int64), *parts])
 
     def counts(self) -> tuple[int, int]:
         """Return how many live contents and how many hashes of frames there are."""
         with self.store.read() as connection:
             contents = connection.execute(select(func.count()).select_from(content).where(LIVE)).scalar_one()
             return contents, connection.execute(select(func.count()).select_from(signal)).scalar_one()
+
+
+def _add_hashes(change: Change, parts: Sequence[tuple[int, Frames, Sequence[tuple[SignalType, bytes]]]]) -> None:
+    rows = [row for content_pk, frames, _ in parts for row in _signal_values(content_pk, frames)]
+    if rows:
+        change.connection.execute(insert(signal), rows)
+    exacts = [
+        {"content_pk": content_pk, "signal_type": kind.value, "digest": digest}
+        for content_pk, _, digests in parts
+        for kind, digest in digests
+    ]
+    if exacts:
+        change.connection.execute(insert(exact), exacts)
+
+
+def _hashes_of(connection: Connection, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
+    digests = select(exact).where(exact.c.content_pk == content_pk).order_by(exact.c.exact_pk)
+    frames = select(signal).where(signal.c.content_pk == content_pk).order_by(signal.c.signal_pk)
+    found = [(SignalType(row.signal_type), bytes(row.digest)) for row in connection.execute(digests)]
+    return found, _frames(connection.execute(frames).all())
 
 
 def _active(bank_pks: Sequence[int]) -> tuple[ColumnElement[bool], ...]:

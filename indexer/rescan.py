@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hashing.errors import StaydownError
-from indexer.errors import InvalidManifest
+from indexer.errors import InvalidManifest, StoreBroken
 from indexer.exchange.manifest import Item
 
 Result = dict[str, Any]
@@ -67,11 +67,16 @@ def _left(items: Iterable[Item], done: Counter[str]) -> list[Item]:
 
 
 def guarded(check: Check) -> Check:
-    """Turn what a check raises into a result: the batch-item boundary."""
+    """Turn what a check raises into a result: the batch-item boundary.
+
+    A broken store is no input's fault: it ends the batch, which can be resumed.
+    """
 
     def run(item: Item) -> Result:
         try:
             return check(item)
+        except StoreBroken:
+            raise
         except StaydownError as error:
             word = error.word
         except OSError:
@@ -102,7 +107,10 @@ def _finished(items: Sequence[Item], check: Check, workers: int) -> Iterator[tup
 def _open(path: Path, resume: bool) -> BufferedRandom:
     if not resume and path.exists() and path.stat().st_size:
         raise InvalidManifest(f"{path.name} exists; use --resume to go on, or another --out")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InvalidManifest(f"{path.name} cannot be written: {error.strerror}") from error
     return os.fdopen(descriptor, "r+b")
 
 

@@ -3,13 +3,16 @@
 SQLite runs in WAL mode with synchronous=FULL: with NORMAL or OFF a power cut loses
 acknowledged rows. secure_delete overwrites what a withdrawal removes. Every change adds
 one to the store's revision by its first statement, so that changes are ordered by their
-commits, and appends to the audit log.
+commits, and appends to the audit log. The driver's own transactions are not used: they
+commit each CREATE TABLE by itself, and a process killed at its first start would leave
+half a database behind.
 """
 
 import fcntl
 import hashlib
 import json
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +22,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
+from alembic.util.exc import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -46,29 +50,41 @@ def new_id(prefix: str) -> str:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver begins nothing; _begin does
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(pragma)
     cursor.close()
 
 
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _file(url: URL) -> Path | None:
+    """Return where an embedded database lies; None for a server's, and for one in memory."""
+    embedded = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+    return Path(str(url.database)) if embedded else None
+
+
 def _engine(database_url: str) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, pool_size=16, max_overflow=16)
+    pool = {"pool_size": 16, "max_overflow": 16} if _file(url) else {}  # in memory: one a thread
+    engine = create_engine(url, **pool)
     event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin)
     return engine
 
 
 @contextmanager
 def _alone(database_url: str) -> Iterator[None]:
     """Let one process at a time create or migrate an embedded database."""
-    database = make_url(database_url).database
-    if not database_url.startswith("sqlite") or not database:
+    path = _file(make_url(database_url))
+    if path is None:
         yield
         return
-    path = Path(database)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,7 +99,8 @@ def _migrate(engine: Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         if connection.execute(select(state.c.revision)).first() is None:
-            connection.execute(insert(state).values(state_pk=1, revision=0, store_id=secrets.token_hex(16)))
+            first = {"state_pk": 1, "revision": 0, "store_id": secrets.token_hex(16), "audit_digest": b""}
+            connection.execute(insert(state).values(first))
 
 
 @dataclass(slots=True)
@@ -92,6 +109,7 @@ class Change:
 
     connection: Connection
     revision: int
+    link: bytes
     actor: str
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
@@ -101,8 +119,11 @@ class Change:
 
 
 def entry_digest(previous: bytes, entry: dict[str, Any]) -> bytes:
-    """Return the link of the audit chain: SHA-256 of the link before and the entry as canonical JSON."""
-    text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Return the link of the audit chain: SHA-256 of the link before and the entry as canonical JSON.
+
+    What is no JSON (`repr`) was not written by us, and breaks the chain.
+    """
+    text = json.dumps(entry, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(previous + text.encode()).digest()
 
 
@@ -111,17 +132,26 @@ class Store:
 
     def __init__(self, database_url: str) -> None:
         """Open, create or migrate it; StoreBroken if that cannot be done."""
+        self._writing = threading.Lock()
         try:
             self.engine = _engine(database_url)
             with _alone(database_url):
                 _migrate(self.engine)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
             raise StoreBroken(f"the store cannot be opened: {type(error).__name__}") from error
 
     def revision(self) -> int:
         """Return the number of changes so far."""
         with self.read() as connection:
             return int(connection.execute(select(state.c.revision)).scalar_one())
+
+    def audit_digest(self, before: int | None = None) -> bytes:
+        """Return the last link of the audit chain, or the last one before a revision."""
+        query = select(state.c.audit_digest)
+        if before is not None:
+            query = select(audit.c.digest).where(audit.c.revision < before).order_by(audit.c.seq.desc()).limit(1)
+        with self.read() as connection:
+            return bytes(connection.execute(query).scalar() or b"")
 
     def store_id(self) -> str:
         """Return the identity of this store, made once."""
@@ -141,14 +171,16 @@ class Store:
     def change(self, actor: str, *, counted: bool = True) -> Iterator[Change]:
         """Run one change: durable when the block has ended, or not done at all.
 
-        Writers come one after the other, since each begins by writing the revision. What
-        no verdict depends on (keys, jobs, answers kept) is not counted in it.
+        Writers come one after the other, since each begins by writing the revision; those of
+        this process wait without a connection. What no verdict depends on (keys, jobs,
+        answers kept) is not counted in it.
         """
         try:
-            with self.engine.begin() as connection:
+            with self._writing, self.engine.begin() as connection:
                 step = 1 if counted else 0
-                bump = update(state).values(revision=state.c.revision + step).returning(state.c.revision)
-                change = Change(connection, int(connection.execute(bump).scalar_one()), actor)
+                bump = update(state).values(revision=state.c.revision + step)
+                row = connection.execute(bump.returning(state.c.revision, state.c.audit_digest)).one()
+                change = Change(connection, int(row.revision), bytes(row.audit_digest), actor)
                 yield change
                 self._append(change)
         except IntegrityError:  # the caller knows which rule was broken
@@ -158,13 +190,17 @@ class Store:
 
     @staticmethod
     def _append(change: Change) -> None:
-        last = select(audit.c.digest).order_by(audit.c.seq.desc()).limit(1)
-        link = bytes(change.connection.execute(last).scalar() or b"")
-        for action, target, detail in change.entries:
-            entry = {"at": now(), "actor": change.actor, "action": action, "target": target,
+        if not change.entries:
+            return
+        last = int(change.connection.execute(select(func.coalesce(func.max(audit.c.seq), 0))).scalar_one())
+        link, at, rows = change.link, now(), []
+        for seq, (action, target, detail) in enumerate(change.entries, start=last + 1):
+            entry = {"at": at, "actor": change.actor, "action": action, "target": target,
                      "detail": detail, "revision": change.revision}  # fmt: skip
             link = entry_digest(link, entry)
-            change.connection.execute(insert(audit).values(**entry, digest=link))
+            rows.append(entry | {"seq": seq, "digest": link})
+        change.connection.execute(insert(audit), rows)
+        change.connection.execute(update(state).values(audit_digest=link))
 
     def close(self) -> None:
         """Close all connections."""

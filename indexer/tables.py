@@ -38,6 +38,7 @@ state = Table(
     Column("state_pk", Integer, primary_key=True),
     Column("revision", BigInteger, nullable=False),
     Column("store_id", String(32), nullable=False),
+    Column("audit_digest", LargeBinary, nullable=False),  # the last link of the audit chain
 )
 
 bank = Table(
@@ -73,6 +74,7 @@ content = Table(
     Column("withdrawn_at", String(32)),
     Column("withdrawn_reason", Text),
     UniqueConstraint("bank_pk", "fingerprint"),
+    Index("ix_content_live", "bank_pk", "withdrawn_at", "content_pk"),  # to count and to page
     sqlite_autoincrement=True,
 )
 

@@ -38,8 +38,12 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in _NOT_PUBLIC_V6)
 
 
+def is_inside(text: str, internal: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Tell whether a resolved address is in one of the networks that the operator named."""
+    address = ip_address(text)
+    return any(address.version == network.version and address in network for network in internal)
+
+
 def is_allowed(text: str, internal: Sequence[IPv4Network | IPv6Network]) -> bool:
     """Tell whether a resolved address may be connected to."""
-    address = ip_address(text)
-    inside = any(address.version == network.version and address in network for network in internal)
-    return inside or is_public(address)
+    return is_inside(text, internal) or is_public(ip_address(text))

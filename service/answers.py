@@ -57,6 +57,15 @@ def verdict_out(answer: Answer, request_id: str, *, evidence: bool) -> VerdictOu
     )  # fmt: skip
 
 
+def unjudged(request_id: str, word: str, bank_revision: int) -> dict[str, Any]:
+    """Return the result of an item that could not be read: a verdict's shape, with nothing known."""
+    nothing = dict.fromkeys(MediaOut.model_fields)
+    return {
+        "request_id": request_id, "verdict": "unhashable", "reason": word, "media": nothing | {"frames_hashed": 0},
+        "matches": [], "bank_revision": bank_revision, "policy": "default",
+    }  # fmt: skip
+
+
 def without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
     """Return a stored verdict as a role without evidence sees it."""
     hidden = [

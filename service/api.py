@@ -19,12 +19,14 @@ from service import answers, schemas
 from service.auth import Permission, allows, requires
 from service.engine import Engine
 from service.errors import IdempotencyConflict, InvalidRequest
-from service.uploads import Upload, read_upload
+from service.uploads import MAX_JSON_BYTES, URL_FIELD, Upload, read_upload
 
 T = TypeVar("T")
+NOT_JSON = "the body has to be application/json"
 Model = TypeVar("Model", bound=BaseModel)
-MAX_JSON_BYTES = 32 * 1024 * 1024
+MAX_IDEMPOTENCY_KEY = 255
 Banks = Annotated[list[str] | None, Query(alias="bank", description="banks to ask; all if left out")]
+Name = schemas.Text
 Types = Annotated[list[SignalType] | None, Query(alias="type", description="signal types; the usual ones if left out")]
 
 router = APIRouter(prefix="/v1")
@@ -62,7 +64,7 @@ async def read_model(request: Request, model: type[Model]) -> Model:
     """Read a JSON body; MediaTooLarge, InvalidRequest."""
     upload = await read_upload(request, MAX_JSON_BYTES)
     if upload.document is None:
-        raise InvalidRequest("the body has to be application/json")
+        raise InvalidRequest(NOT_JSON)
     return schemas.parsed(model, upload.document)
 
 
@@ -70,7 +72,7 @@ async def media_of(request: Request, upload: Upload) -> bytes:
     """Return the media of an upload, fetched if it is a link."""
     if upload.media is not None:
         return upload.media
-    document = upload.document if upload.document is not None else {"url": upload.fields["url"][0]}
+    document = upload.document if upload.document is not None else {"url": upload.fields[URL_FIELD][0]}
     body: bytes = await request.app.state.fetcher.fetch(schemas.parsed(schemas.LinkIn, document).url)
     return body
 
@@ -129,7 +131,7 @@ async def list_banks(request: Request) -> schemas.BanksOut:
 @router.put("/banks/{bank}", openapi_extra=body_of(schemas.BankIn), tags=["banks"],
             responses={201: {"model": schemas.BankOut, "description": "created"}})  # fmt: skip
 async def put_bank(
-    request: Request, response: Response, bank: str, key: Key = requires(Permission.MANAGE)
+    request: Request, response: Response, bank: Name, key: Key = requires(Permission.MANAGE)
 ) -> schemas.BankOut:
     """Create a bank (201), or change the settings that are given (200)."""
     asked, record = await _optional(request), engine_of(request).record
@@ -147,17 +149,19 @@ async def put_bank(
 async def _optional(request: Request) -> schemas.BankIn:
     """Read a bank's settings; no body at all means the defaults."""
     upload = await read_upload(request, MAX_JSON_BYTES)
-    return schemas.parsed(schemas.BankIn, upload.document if upload.document is not None else {})
+    if upload.document is None and upload.media != b"":
+        raise InvalidRequest(NOT_JSON)
+    return schemas.parsed(schemas.BankIn, upload.document or {})
 
 
 @router.get("/banks/{bank}", tags=["banks"], dependencies=[requires(Permission.READ)])
-async def get_bank(request: Request, bank: str) -> schemas.BankOut:
+async def get_bank(request: Request, bank: Name) -> schemas.BankOut:
     """Show a bank."""
     return answers.bank_out(await in_thread(request, engine_of(request).record.bank, bank))
 
 
 @router.patch("/banks/{bank}", openapi_extra=body_of(schemas.BankIn), tags=["banks"])
-async def patch_bank(request: Request, bank: str, key: Key = requires(Permission.MANAGE)) -> schemas.BankOut:
+async def patch_bank(request: Request, bank: Name, key: Key = requires(Permission.MANAGE)) -> schemas.BankOut:
     """Change the settings that are given."""
     asked, record = await read_model(request, schemas.BankIn), engine_of(request).record
     changed = await in_thread(request, lambda: record.set_bank(bank, actor=key.key_id, **_settings(asked)))
@@ -165,7 +169,7 @@ async def patch_bank(request: Request, bank: str, key: Key = requires(Permission
 
 
 @router.delete("/banks/{bank}", status_code=204, tags=["banks"])
-async def delete_bank(request: Request, bank: str, key: Key = requires(Permission.MANAGE)) -> None:
+async def delete_bank(request: Request, bank: Name, key: Key = requires(Permission.MANAGE)) -> None:
     """Delete a bank with all its contents and hashes, for good."""
     await in_thread(request, lambda: engine_of(request).record.delete_bank(bank, actor=key.key_id))
 
@@ -198,20 +202,27 @@ async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> En
     )
 
 
-def _request_digest(bank: str, upload: Upload, idempotency_key: str) -> bytes:
-    parts = (idempotency_key, bank, repr(upload.document), repr(sorted(upload.fields.items())))
+def _idempotency_key(request: Request) -> str:
+    wanted = request.headers.get("idempotency-key", "")
+    if len(wanted) > MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(f"Idempotency-Key: it has at most {MAX_IDEMPOTENCY_KEY} characters")
+    return wanted
+
+
+def _request_digest(bank: str, upload: Upload, beside: str, idempotency_key: str) -> bytes:
+    parts = (idempotency_key, bank, beside, repr(upload.document), repr(sorted(upload.fields.items())))
     return hashlib.sha256("\n".join(parts).encode() + (upload.media or b"")).digest()
 
 
 @router.post("/banks/{bank}/contents", status_code=201, openapi_extra=body_of(schemas.ContentIn, media=True),
              tags=["contents"], response_model=schemas.EnrolledOut)  # fmt: skip
-async def enroll(request: Request, bank: str, key: Key = requires(Permission.ENROLL)) -> Response:
+async def enroll(request: Request, bank: Name, key: Key = requires(Permission.ENROLL)) -> Response:
     """Enroll media, a link or ready-made hashes. `Idempotency-Key` makes a repetition harmless."""
     engine = engine_of(request)
-    wanted = request.headers.get("idempotency-key", "")[:255]
+    wanted = _idempotency_key(request)
     async with request.app.state.gate():
         upload = await read_upload(request, engine.settings.max_body_bytes)
-        digest = _request_digest(bank, upload, wanted)
+        digest = _request_digest(bank, upload, request.url.query, wanted)
         if wanted and (known := await in_thread(request, engine.ledger.remembered, key.key_id, wanted)):
             if known[0] != digest:
                 raise IdempotencyConflict
@@ -224,10 +235,10 @@ async def enroll(request: Request, bank: str, key: Key = requires(Permission.ENR
 
 @router.get("/banks/{bank}/contents", tags=["contents"], dependencies=[requires(Permission.READ)])
 async def list_contents(
-    request: Request, bank: str, cursor: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    request: Request, bank: Name, cursor: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> schemas.ContentsOut:
     """List the live contents of a bank, a page at a time."""
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+    if cursor and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
         raise InvalidRequest("cursor: it has to be the one of the page before")
     record = engine_of(request).record
 
@@ -246,14 +257,14 @@ def _content(engine: Engine, bank: str, content_id: str) -> schemas.ContentOut:
 
 
 @router.get("/banks/{bank}/contents/{content_id}", tags=["contents"], dependencies=[requires(Permission.READ)])
-async def get_content(request: Request, bank: str, content_id: str) -> schemas.ContentOut:
+async def get_content(request: Request, bank: Name, content_id: Name) -> schemas.ContentOut:
     """Show a content, withdrawn or not."""
     return await in_thread(request, _content, engine_of(request), bank, content_id)
 
 
 @router.patch("/banks/{bank}/contents/{content_id}", openapi_extra=body_of(schemas.ContentChange), tags=["contents"])
 async def patch_content(
-    request: Request, bank: str, content_id: str, key: Key = requires(Permission.WITHDRAW)
+    request: Request, bank: Name, content_id: Name, key: Key = requires(Permission.WITHDRAW)
 ) -> schemas.ContentOut:
     """Change case, labels, or whether a content answers."""
     asked, engine = await read_model(request, schemas.ContentChange), engine_of(request)
@@ -272,9 +283,9 @@ async def patch_content(
 @router.delete("/banks/{bank}/contents/{content_id}", status_code=204, tags=["contents"])
 async def withdraw(
     request: Request,
-    bank: str,
-    content_id: str,
-    reason: Annotated[str, Query(max_length=1024)] = "",
+    bank: Name,
+    content_id: Name,
+    reason: Annotated[schemas.Text, Query(max_length=1024)] = "",
     key: Key = requires(Permission.WITHDRAW),
 ) -> None:
     """Withdraw a content: gone from every answer at once, for good."""

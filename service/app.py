@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
+from indexer.errors import StoreBroken
 from service import api, problems, rescans, schemas
 from service.auth import Permission, requires
 from service.engine import Engine
@@ -32,9 +33,14 @@ _BODIES = (
 )
 
 
-def _load(engine: Engine) -> None:
+def _load(engine: Engine, ended: threading.Event) -> None:
     """Load the index beside the start, so that the process answers for itself at once."""
-    engine.load_index()
+    while not engine.index.ready and not ended.is_set():
+        try:
+            engine.load_index()
+        except StoreBroken as error:
+            log().error("index not loaded", code=error.word)
+            ended.wait(1.0)
     log().info("index ready", revision=engine.index.revision, hashes=len(engine.index))
 
 
@@ -46,9 +52,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.quick_threads = CapacityLimiter(16)
     app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
     app.state.rescans.start()
-    threading.Thread(target=_load, args=(engine,), name="index", daemon=True).start()
+    ended = threading.Event()
+    threading.Thread(target=_load, args=(engine, ended), name="index", daemon=True).start()
     log().info("started", **settings.shown())
     yield
+    ended.set()
     app.state.rescans.stop()
     engine.save_index()
     engine.close()
@@ -95,6 +103,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 def _own_routes(app: FastAPI) -> None:
     app.add_api_route("/health/live", live, tags=["health"])
     app.add_api_route("/health/ready", ready, tags=["health"], response_model=None)
+    for path, route in (("/health/live", live), ("/health/ready", ready)):  # load balancers ask by HEAD
+        app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False, response_model=None)
     app.add_api_route("/metrics", metrics, tags=["health"], response_model=None,
                       dependencies=[requires(Permission.METRICS)])  # fmt: skip
     docs = [requires(Permission.DOCS)]
@@ -119,6 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.settings, app.state.metrics = settings, Metrics()
     app.state.gate = Gate(settings.max_in_flight, app.state.metrics)

@@ -77,7 +77,9 @@ def requires(permission: Permission) -> Any:
     """Return the dependency that gives a route its key, and refuses keys without the permission."""
 
     async def authorized(request: Request) -> Key:
-        key: Key | None = await to_thread.run_sync(request.app.state.engine.ledger.authenticate, _key_text(request))
+        text = _key_text(request)
+        known: Callable[[str], Key | None] = request.app.state.engine.ledger.authenticate
+        key = await to_thread.run_sync(known, text) if text.isascii() and text.isprintable() else None
         if key is None:
             raise Unauthenticated
         request.state.key_id = key.key_id

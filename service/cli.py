@@ -5,7 +5,10 @@ or needs review, 2 wrong usage or a broken store, 3 nothing matched but somethin
 not be judged. Other commands: 0, or 2 with a message.
 """
 
+import os
 import resource
+import signal
+import socket
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -19,18 +22,20 @@ import anyio
 import typer
 import uvicorn
 
-from hashing.errors import MediaError, StaydownError
+from hashing.errors import InvalidHash, MediaError, StaydownError
 from hashing.hasher import DEFAULT_TYPES
 from hashing.signals import SignalType
 from indexer.enroll import Enrolled
-from indexer.errors import InvalidManifest, UnknownBank
+from indexer.errors import InvalidManifest, NothingToEnroll, StoreBroken, UnknownBank
 from indexer.exchange.manifest import Item, expand, read_manifest
+from indexer.matcher import Answer
 from indexer.rescan import guarded
 from indexer.rescan import rescan as run_rescan
 from service import answers, cli_banks, output, schemas
 from service.app import create_app
 from service.auth import Role
 from service.engine import Engine
+from service.errors import InvalidSettings, LinkFailed, LinkRefused
 from service.fetch import Fetcher
 from service.logs import configure
 from service.settings import Settings, read_settings
@@ -41,7 +46,9 @@ cli_banks.install(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]
-MATCHED, UNJUDGED = 1, 3
+MATCHED, WRONG, UNJUDGED = 1, 2, 3
+GRACEFUL_S = 4
+_ITEM_ERRORS = (MediaError, InvalidHash, NothingToEnroll, LinkRefused, LinkFailed, OSError)
 
 
 @contextmanager
@@ -56,14 +63,28 @@ def _engine(*, index: bool = True) -> Iterator[Engine]:
 def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=65535)] = 8000) -> None:
     """Run the HTTP service."""
     settings = read_settings()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold media and hashes
     configure(settings.log_level)
-    with Engine(settings) as engine:
-        first = engine.ledger.create_first_key(Role.ADMIN)
-    if first is not None:
-        output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)
-    uvicorn.run(create_app(settings), host=host, port=port, access_log=False, log_config=None, server_header=False,
-                timeout_graceful_shutdown=30)  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops in order first, then raises it again
+        signal.signal(number, lambda *_: sys.exit(0))
+    with _listening(host, port) as listener:
+        with Engine(settings) as engine:
+            first = engine.ledger.create_first_key(Role.ADMIN)
+        if first is not None:
+            output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)
+        config = uvicorn.Config(create_app(settings), access_log=False, log_config=None, server_header=False,
+                                timeout_graceful_shutdown=GRACEFUL_S)  # fmt: skip
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Take the port before anything else is done; InvalidSettings."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidSettings(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    output.say_error(f"listening on http://{host}:{listener.getsockname()[1]}")
+    return listener
 
 
 def _read(engine: Engine, settings: Settings, name: str) -> bytes:
@@ -75,14 +96,23 @@ def _read(engine: Engine, settings: Settings, name: str) -> bytes:
     return engine.read_media(Path(name))
 
 
-def _verdict(engine: Engine, banks: list[str] | None, item: Item) -> dict[str, Any]:
-    """Judge one input, by the same calls as the HTTP service."""
+def _answer(engine: Engine, banks: list[str] | None, item: Item) -> Answer:
     if item.hashes:
-        answer = engine.check_hashes(item.hashes, banks)
-    else:
-        name = item.name if item.path is None else str(item.path)
-        answer = engine.check_media(_read(engine, engine.settings, name), banks)
-    return answers.verdict_out(answer, uuid.uuid4().hex, evidence=True).model_dump(mode="json")
+        return engine.check_hashes(item.hashes, banks)
+    name = item.name if item.path is None else str(item.path)
+    return engine.check_media(_read(engine, engine.settings, name), banks)
+
+
+def _verdict(engine: Engine, banks: list[str] | None, item: Item) -> dict[str, Any]:
+    """Judge one input, by the same calls as the HTTP service; what cannot be read is unhashable."""
+    request_id = uuid.uuid4().hex
+    try:
+        answer = _answer(engine, banks, item)
+    except StoreBroken:
+        raise
+    except (StaydownError, OSError) as error:
+        return answers.unjudged(request_id, _word(error), engine.index.revision)
+    return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
 
 
 def _exit_code(verdicts: Iterable[str]) -> int:
@@ -169,9 +199,9 @@ def hash_command(
             try:
                 data = _read(engine, settings, item.name)
                 found = answers.hash_out(engine.hash_for_bank(data, signal_type or DEFAULT_TYPES))
-            except (MediaError, OSError) as error:
-                output.errors.print(f"{item.name}: {error}")
-                code = 2
+            except _ITEM_ERRORS as error:
+                output.say_error(f"{item.name}: {_word(error)}: {error}")
+                code = WRONG
                 continue
             _show_hashes(item.name, found, as_json)
     raise typer.Exit(code)
@@ -198,7 +228,7 @@ def _make_bank(engine: Engine, name: str) -> None:
         engine.record.bank(name)
     except UnknownBank:
         engine.record.create_bank(name, actor="cli")
-        output.errors.print(f"created bank {name}")
+        output.say_error(f"created bank {name}")
 
 
 @app.command()
@@ -223,16 +253,16 @@ def enroll(
                 bar.advance(bar.task_ids[0])
                 try:
                     done = answers.enrolled_out(future.result())
-                except (MediaError, OSError) as error:
+                except _ITEM_ERRORS as error:
                     failed += 1
-                    output.errors.print(f"{item.name}: {_word(error)}: {error}")
+                    output.say_error(f"{item.name}: {_word(error)}: {error}")
                     continue
                 if as_json:
                     output.say_json({"input": item.name} | done.model_dump(mode="json"))
                 rows.append((item.name, done.content_id, done.created, _words(done)))
     if not as_json:
         output.say_table("", ("input", "content_id", "new", "signals"), rows)
-    raise typer.Exit(2 if failed else 0)
+    raise typer.Exit(WRONG if failed else 0)
 
 
 def _word(error: Exception) -> str:
@@ -261,9 +291,17 @@ def withdraw(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit status 2."""
+    """Run the command line. An error is one line and exit status 2: never 1, which says that something matched."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold media and hashes
+    os.umask(0o077)
     try:
         app()
+        return
     except StaydownError as error:
-        output.errors.print(f"staydown: {error.word}: {error}", soft_wrap=True, markup=False)
-        raise SystemExit(2) from error
+        message = f"{error.word}: {error}"
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}"
+    except Exception as error:  # the boundary of the command line
+        message = f"internal_error: {type(error).__name__}"
+    output.say_error(f"staydown: {message}")
+    sys.exit(WRONG)

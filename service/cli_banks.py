@@ -1,5 +1,6 @@
 """The commands that look after a store: bank, key, import, export, audit, doctor."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,8 +92,16 @@ def delete_bank(name: Name, yes: Annotated[bool, typer.Option("--yes", help="do 
     with _engine() as engine:
         found = engine.record.bank(name)
         if not yes:
-            typer.confirm(f"Delete {name} with {found.contents} contents for good?", abort=True, err=True)
+            _confirm(f"Delete {name} with {found.contents} contents for good?")
         engine.record.delete_bank(name, actor="cli")
+
+
+def _confirm(question: str) -> None:
+    """Ask; anything but yes ends the command with 2, since 1 says that something matched."""
+    output.say_error(f"{question} [y/N]")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        output.say_error("staydown: nothing was deleted")
+        raise typer.Exit(2)
 
 
 @banks.command("contents")

@@ -3,6 +3,7 @@
 HTTP, command line, rescans and benchmarks call these very functions.
 """
 
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ class Engine:
         self.matcher = Matcher(self.record, self.index)
         self.enroller = Enroller(self.record, self.index)
         self._pool: Pool | None = None
+        self._pool_lock = threading.Lock()
 
     def load_index(self) -> None:
         """Load the index cache, or what of it agrees with the record, and take in the rest."""
@@ -45,24 +47,31 @@ class Engine:
         self.index.refresh(self.record)
 
     def save_index(self) -> None:
-        """Write the index cache; it may fail, since it is only a cache."""
+        """Write the index cache, if there is an index yet; it may fail, since it is only a cache."""
+        if not self.index.ready:
+            return
         try:
             self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.index.save(self.settings.index_path, self.store.store_id())
+            self.index.save(self.settings.index_path, self.record)
         except OSError:
             return
 
     @property
     def pool(self) -> Pool:
         """The worker processes, started at first use."""
-        if self._pool is None:
-            self._pool = Pool(self.settings.worker_count, worker_environment())
-        return self._pool
+        with self._pool_lock:
+            if self._pool is None:
+                self._pool = Pool(self.settings.worker_count, worker_environment())
+            return self._pool
 
     def hash_for_check(self, data: bytes, banks: Sequence[str] | None) -> Signal:
-        """Hash media as a query of these banks; a MediaError, or a Signal with a reason."""
+        """Hash media as a query of these banks; a MediaError, or a Signal with a reason.
+
+        PDQ is always taken: its quality tells a picture without features from one that is unknown.
+        """
         limits = self.settings.limits(self.settings.check_timeout_s)
-        return self.pool.hash_media(data, Plan(Sampling.SPARSE, self.matcher.signal_types(banks), limits))
+        types = self.matcher.signal_types(banks) | {SignalType.PDQ}
+        return self.pool.hash_media(data, Plan(Sampling.SPARSE, types, limits))
 
     def hash_for_bank(self, data: bytes, types: Iterable[SignalType]) -> Signal:
         """Hash media as closely as an enrolment does."""
@@ -79,7 +88,7 @@ class Engine:
 
     def enroll_media(self, bank: str, data: bytes, case: str | None, labels: Sequence[str], *, actor: str) -> Enrolled:
         """Enroll media in a bank."""
-        signal = self.hash_for_bank(data, self.record.bank(bank).signal_types)
+        signal = self.hash_for_bank(data, self.record.settings_of(bank).signal_types)
         return self.enroller.enroll(bank, Submission(signal, case, tuple(labels)), actor=actor)
 
     def enroll_hashes(

@@ -6,6 +6,8 @@ StaydownError (hashing.errors)
     ├── Unauthenticated        unauthenticated
     ├── Forbidden              forbidden
     ├── TooManyRequests        too_many_requests
+    ├── UploadTimedOut         upload_timed_out
+    ├── ClientGone             client_gone
     ├── IdempotencyConflict    idempotency_conflict
     ├── UnknownRescan          unknown_rescan
     ├── LinkRefused            link_refused
@@ -44,6 +46,18 @@ class TooManyRequests(ServiceError):
     """More is under way than this server takes at a time; try again in a moment."""
 
     code = "too_many_requests"
+
+
+class UploadTimedOut(ServiceError):
+    """The body did not arrive in time."""
+
+    code = "upload_timed_out"
+
+
+class ClientGone(ServiceError):
+    """The client went away before its request was complete."""
+
+    code = "client_gone"
 
 
 class IdempotencyConflict(ServiceError):

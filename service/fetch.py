@@ -9,14 +9,14 @@ import socket
 import ssl
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import anyio
 import httpcore
 from anyio import to_thread
 
 from hashing.errors import MediaTooLarge
-from service.addresses import is_allowed
+from service.addresses import is_allowed, is_inside
 from service.errors import LinkFailed, LinkRefused
 from service.settings import Network, Settings
 
@@ -65,13 +65,15 @@ class _GuardedBackend(httpcore.AnyIOBackend):
 
     async def _resolve(self, host: str, port: int) -> list[str]:
         try:
-            found = await to_thread.run_sync(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found = await to_thread.run_sync(
+                lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), abandon_on_cancel=True
+            )
         except (OSError, UnicodeError) as error:
             raise LinkFailed("the link's host cannot be resolved") from error
         addresses = [str(entry[4][0]) for entry in found]
         if not all(is_allowed(address, self._internal) for address in addresses):
             raise LinkRefused
-        if port not in _PORTS and not self._internal:
+        if port not in _PORTS and not all(is_inside(address, self._internal) for address in addresses):
             raise LinkRefused("the link's port is not one of the web's")
         return addresses
 
@@ -80,11 +82,14 @@ class _GuardedBackend(httpcore.AnyIOBackend):
 
 
 def _parsed(link: str) -> httpcore.URL:
+    """Read a link; letters beyond ASCII are percent-encoded, which a host's name may not be."""
+    if not link.isprintable() or " " in link:
+        raise LinkRefused("the link is not a URL")
     try:
-        url = httpcore.URL(link)
+        url = httpcore.URL("".join(c if c.isascii() else quote(c) for c in link))
     except (ValueError, UnicodeError, TypeError) as error:
         raise LinkRefused("the link is not a URL") from error
-    if url.scheme not in {b"http", b"https"} or not url.host or b"@" in link.split("/")[2].encode():
+    if url.scheme not in {b"http", b"https"} or not url.host or b"%" in url.host or "@" in link.split("/")[2]:
         raise LinkRefused
     return url
 
@@ -119,9 +124,11 @@ class Fetcher:
         async with pool.stream("GET", _parsed(link), headers=_HEADERS) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
-                return b"", headers[b"location"].decode("latin-1")
-            if response.status != 200 or headers.get(b"content-encoding", b"identity") != b"identity":
+                return b"", headers[b"location"].decode("utf-8", "replace")
+            if response.status != 200:
                 raise LinkFailed(f"the link answered with status {response.status}")
+            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+                raise LinkFailed("the link answered with a content encoding that was not asked for")
             body = bytearray()
             async for chunk in response.aiter_stream():
                 body += chunk

@@ -1,17 +1,22 @@
 """Around every request: its id, its log line, its metrics, and the gate in front of media."""
 
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import problems
 from service.errors import TooManyRequests
 from service.logs import log
 from service.metrics import Metrics
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def _route(scope: Scope) -> str:
@@ -19,8 +24,19 @@ def _route(scope: Scope) -> str:
     return str(getattr(route, "path", "unmatched"))
 
 
+def _method(scope: Scope) -> str:
+    """Return the method, if it is one: a client may send any word, and a label must not grow with that."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _places(error: Exception) -> list[str]:
+    """Return where an error came from, without its message: that may hold a hash, a name or a link."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+
+
 class Observed:
-    """ASGI middleware: names, times, counts and logs each request."""
+    """ASGI middleware: names, times, counts and logs each request; turns what nobody foresaw into an answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -29,7 +45,7 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, status, began = uuid.uuid4().hex, 500, time.perf_counter()
+        request_id, status, began = uuid.uuid4().hex, 0, time.perf_counter()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
 
@@ -43,11 +59,15 @@ class Observed:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, answered)
+            except Exception as error:  # the HTTP boundary
+                log().error("internal error", error=type(error).__name__, where=_places(error))
+                if not status:
+                    await problems.internal(Request(scope))(scope, receive, answered)
             finally:
                 self._tell(scope, status, time.perf_counter() - began)
 
     def _tell(self, scope: Scope, status: int, took_s: float) -> None:
-        route, method, state = _route(scope), str(scope["method"]), scope["state"]
+        route, method, state = _route(scope), _method(scope), scope["state"]
         code, verdict = state.get("code"), state.get("verdict")
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(took_s)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 errors = Console(stderr=True, highlight=False)
 
@@ -18,6 +19,17 @@ def say_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
 
+def shown(value: Any) -> str:
+    """Return text that a terminal shows and does not obey, whatever a file is called."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def say_error(text: str) -> None:
+    """Print one line on stderr."""
+    errors.print(Text(shown(text)), soft_wrap=True)
+
+
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; as wide as it needs to be where nobody looks."""
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=200, highlight=False)
@@ -25,7 +37,7 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     console.print(table)
 
 

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details. The only file that knows status codes of errors."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hashing.errors import StaydownError, UnhashableMedia
+from service.schemas import where
 
 STATUS = {
     "unsupported_media": 415,
@@ -30,13 +32,15 @@ STATUS = {
     "unauthenticated": 401,
     "forbidden": 403,
     "too_many_requests": 429,
+    "upload_timed_out": 408,
+    "client_gone": 400,
     "link_refused": 422,
     "link_failed": 502,
     "not_found": 404,
     "method_not_allowed": 405,
     "internal_error": 500,
 }
-_HEADERS = {
+_HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": 'Bearer, Basic realm="staydown"'},
     429: {"Retry-After": "1"},
     503: {"Retry-After": "2"},
@@ -44,7 +48,10 @@ _HEADERS = {
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem(request: Request, code: str, detail: str, status: int | None = None, **more: Any) -> JSONResponse:
+def problem(
+    request: Request, code: str, detail: str, status: int | None = None, headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:  # fmt: skip
     """Return one error as its HTTP answer."""
     number = status or STATUS[code]
     request.state.code = code
@@ -56,7 +63,7 @@ def problem(request: Request, code: str, detail: str, status: int | None = None,
         "code": code,
         "request_id": request.state.request_id,
     }
-    return JSONResponse(body | more, number, _HEADERS.get(number), MEDIA_TYPE)
+    return JSONResponse(body | more, number, _HEADERS.get(number, {}) | dict(headers or {}), MEDIA_TYPE)
 
 
 async def _on_staydown(request: Request, error: Exception) -> JSONResponse:
@@ -68,18 +75,20 @@ async def _on_staydown(request: Request, error: Exception) -> JSONResponse:
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     """Say where and why, but never repeat the input: it may hold a hash or media."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    errors = [{"where": ".".join(map(str, e["loc"])), "what": e["msg"]} for e in found]
+    errors = [{"where": where(e["loc"]), "what": e["msg"]} for e in found]
     return problem(request, "invalid_request", "the request is not of the form that this route takes", errors=errors)
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
-    return problem(request, code, HTTPStatus(status).phrase, status)
+    return problem(request, code, HTTPStatus(status).phrase, status, headers)
 
 
-async def _on_anything(request: Request, error: Exception) -> JSONResponse:
-    return problem(request, "internal_error", "something went wrong here; the request id tells us what")
+def internal(request: Request) -> JSONResponse:
+    """Return the answer to what nobody foresaw."""
+    return problem(request, "internal_error", "something went wrong here; the log has it under the request id")
 
 
 def install(app: FastAPI) -> None:
@@ -87,4 +96,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StaydownError, _on_staydown)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_anything)

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from hashing.errors import StaydownError
 from indexer.enroll import ReadyHash
+from indexer.errors import StoreBroken
 from indexer.jobs import RescanItem
 from indexer.ledger import Key
 from service import answers, schemas
@@ -20,8 +21,9 @@ from service.auth import Permission, allows, requires
 from service.engine import Engine
 from service.errors import Forbidden, InvalidRequest, UnknownRescan
 from service.fetch import Fetcher
+from service.logs import log
 
-PAGE = 1000
+PAGE, STOP_S = 1000, 1.0
 router = APIRouter(prefix="/v1/rescans", tags=["rescans"])
 
 
@@ -46,34 +48,45 @@ class RescanWorker:
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the item under way."""
+        """End after the item under way, or without it: it is done again after the next start."""
         self._ended.set()
         self._wake.set()
-        self._thread.join(timeout=self._engine.settings.check_timeout_s)
+        self._thread.join(timeout=STOP_S)
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            items = self._engine.jobs.pending(100) if self._engine.index.ready else []
-            for item in items:
-                if self._ended.is_set():
-                    return
-                self._engine.jobs.finish(item, self._result(item))
-            if not items:
+            try:
+                done = self._some()
+            except StoreBroken as error:  # it may come back
+                log().error("rescans wait", code=error.word)
+                done = 0
+            if not done:
                 self._wake.wait(timeout=1.0)
                 self._wake.clear()
 
+    def _some(self) -> int:
+        items = self._engine.jobs.pending(100) if self._engine.index.ready else []
+        for item in items:
+            result = self._result(item)
+            if self._ended.is_set():
+                return 0
+            self._engine.jobs.finish(item, result)
+        return len(items)
+
     def _result(self, item: RescanItem) -> dict[str, Any]:
-        """Check one item: whatever goes wrong with it is its result."""
+        """Check one item: whatever goes wrong with it is its result, but a store that is gone."""
+        request_id = f"{item.rescan_id}-{item.number}"
         try:
-            return self._check(item)
+            return self._check(item, request_id)
+        except StoreBroken:
+            raise
         except StaydownError as error:
             word = error.word
         except Exception:  # the batch-item boundary of rescans over HTTP
             word = "internal_error"
-        return {"verdict": "unhashable", "reason": word, "matches": []}
+        return answers.unjudged(request_id, word, self._engine.index.revision)
 
-    def _check(self, item: RescanItem) -> dict[str, Any]:
-        request_id = f"{item.rescan_id}-{item.number}"
+    def _check(self, item: RescanItem, request_id: str) -> dict[str, Any]:
         if signals := item.request.get("signals"):
             answer = self._engine.check_hashes(_hashes(signals), item.banks)
         else:
@@ -102,7 +115,7 @@ async def submit(request: Request, response: Response, key: Key = requires(Permi
 
 @router.get("/{rescan_id}")
 async def show(
-    request: Request, rescan_id: str, cursor: Annotated[int, Query(ge=-1)] = -1,
+    request: Request, rescan_id: str, cursor: Annotated[int, Query(ge=-1, le=schemas.MAX_ITEMS)] = -1,
     key: Key = requires(Permission.CHECK),
 ) -> schemas.RescanOut:  # fmt: skip
     """Show a rescan's progress and a page of its results; only to the key that asked for it, and to admins."""

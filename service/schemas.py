@@ -4,19 +4,31 @@ An answer has one shape, whatever the question and the role; what a role may not
 null or rounded, never absent.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from hashing.signals import PROFILES, SignalType, View
+from hashing.signals import PROFILE_NAMES, PROFILES, SignalType, View
 from indexer.enroll import ReadyHash
 from indexer.policy import POLICIES
 from service.errors import InvalidRequest
 
+
+def _known_profile(name: str) -> str:
+    if name not in PROFILE_NAMES:
+        raise ValueError(f"has to be one of {', '.join(PROFILE_NAMES)}")
+    return name
+
+
+_FIELD_NAME = re.compile(r"[a-z_]{1,32}\Z")
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # no database keeps a NUL
 PolicyName = Literal["default", "strict", "review-only"]
+ProfileName = Annotated[str, AfterValidator(_known_profile)]
 assert set(PolicyName.__args__) == set(POLICIES)  # type: ignore[attr-defined]  # noqa: S101 - held at import
 MAX_SIGNALS, MAX_ITEMS = 100_000, 10_000
+MAX_TIME_S = 1e7
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,12 +41,18 @@ class _Model(BaseModel):
 # Requests
 
 
+def where(loc: Sequence[int | str]) -> str:
+    """Say where a document is wrong. A word that is no field's name is not repeated: it is input."""
+    words = [str(part) if isinstance(part, int) or _FIELD_NAME.match(part) else "?" for part in loc]
+    return ".".join(words) or "body"
+
+
 def parsed(model: type[Model], document: Any) -> Model:
     """Validate a JSON document; InvalidRequest says where it is wrong, never what it held."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
+        found = "; ".join(f"{where(e['loc'])}: {e['msg']}" for e in error.errors()[:5])
         raise InvalidRequest(found) from error
 
 
@@ -44,8 +62,8 @@ class SignalIn(_Model):
     signal_type: SignalType
     hash: Annotated[str, Field(min_length=32, max_length=64, pattern=r"^[0-9a-fA-F]+$", examples=["f8f8f0ce" * 8])]
     quality: Annotated[int | None, Field(ge=0, le=100)] = None
-    timestamp_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    profile: Annotated[str | None, Field(examples=[str(PROFILES[0])])] = None
+    timestamp_s: Annotated[float | None, Field(ge=0, le=MAX_TIME_S, allow_inf_nan=False)] = None
+    profile: Annotated[ProfileName | None, Field(examples=[str(PROFILES[0])])] = None
     view: View = View.FULL
 
     def ready(self) -> ReadyHash:
@@ -64,30 +82,36 @@ class SignalsIn(_Model):
 class LinkIn(_Model):
     """Media that the server is to fetch."""
 
-    url: Annotated[str, Field(min_length=1, max_length=8192, examples=["https://media.example.org/upload.jpg"])]
+    url: Annotated[Text, Field(min_length=1, max_length=8192, examples=["https://media.example.org/upload.jpg"])]
 
 
 class ContentIn(_Model):
     """Content to enroll: a link, or ready-made hashes."""
 
-    url: Annotated[str | None, Field(max_length=8192)] = None
+    url: Annotated[Text | None, Field(max_length=8192)] = None
     signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
-    case: Annotated[str | None, Field(max_length=1024)] = None
-    labels: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] = []
+    case: Annotated[Text | None, Field(max_length=1024)] = None
+    labels: Annotated[list[Annotated[Text, Field(max_length=256)]], Field(max_length=64)] = []
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.url is not None and self.signals is not None:
+            raise ValueError("either url or signals, not both")
+        return self
 
 
 class ContentChange(_Model):
     """What of a content can be changed."""
 
-    case: Annotated[str | None, Field(max_length=1024)] = None
-    labels: Annotated[list[Annotated[str, Field(max_length=256)]] | None, Field(max_length=64)] = None
+    case: Annotated[Text | None, Field(max_length=1024)] = None
+    labels: Annotated[list[Annotated[Text, Field(max_length=256)]] | None, Field(max_length=64)] = None
     enabled: bool | None = None
 
 
 class BankIn(_Model):
     """The settings of a bank; those left out keep their value, or get their default."""
 
-    description: Annotated[str | None, Field(max_length=4096)] = None
+    description: Annotated[Text | None, Field(max_length=4096)] = None
     enabled: bool | None = None
     policy: PolicyName | None = None
     signal_types: Annotated[list[SignalType] | None, Field(min_length=1)] = None
@@ -96,8 +120,8 @@ class BankIn(_Model):
 class RescanItemIn(_Model):
     """One thing to check: a link, or hashes. `id` comes back with its result."""
 
-    id: Annotated[str | None, Field(max_length=256)] = None
-    url: Annotated[str | None, Field(max_length=8192)] = None
+    id: Annotated[Text | None, Field(max_length=256)] = None
+    url: Annotated[Text | None, Field(max_length=8192)] = None
     signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
 
 
@@ -105,7 +129,7 @@ class RescanIn(_Model):
     """A batch to check in the background."""
 
     items: Annotated[list[RescanItemIn], Field(min_length=1, max_length=MAX_ITEMS)]
-    banks: list[str] | None = None
+    banks: Annotated[list[Text] | None, Field(max_length=1000)] = None
 
 
 # Answers

@@ -5,19 +5,20 @@ error at start, since a misspelt limit is a limit that is not there.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from sqlalchemy.engine import make_url
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hashing.media import Limits
 from service.errors import InvalidSettings
 
 PREFIX = "STAYDOWN_"
 _MIB = 1024 * 1024
+_FOR_WORKERS = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME"}
 Network = IPv4Network | IPv6Network
 
 
@@ -27,9 +28,21 @@ def _networks(value: Any) -> Any:
     return value
 
 
+def _database(url: str) -> str:
+    if url and not re.match(r"(sqlite|postgresql)(\+\w+)?://", url):
+        raise ValueError("has to begin with sqlite:// or postgresql://")
+    return url
+
+
+def _masked(url: str) -> str:
+    """Return a database URL without its password, and without options that may hold one."""
+    return re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", url).partition("?")[0]
+
+
 def _default_home() -> Path:
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "staydown"
+    """Return the folder per XDG, whose standard has relative paths ignored."""
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "staydown"
 
 
 class Settings(BaseModel):
@@ -38,9 +51,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(default_factory=_default_home, description="folder of the embedded database and the index cache")
-    database_url: str = Field("", description="database of the record; empty: SQLite inside home")
+    database_url: Annotated[str, AfterValidator(_database)] = Field(
+        "", description="database of the record; empty: SQLite inside home"
+    )
     workers: int = Field(0, ge=0, le=256, description="processes that decode; 0: one a core")
     max_body_bytes: int = Field(256 * _MIB, ge=1, description="largest upload or fetched file")
+    upload_timeout_s: float = Field(300.0, gt=0, description="longest arriving of a request's body")
     max_pixels: int = Field(100_000_000, ge=1, description="largest picture or frame")
     max_duration_s: float = Field(4 * 3600.0, gt=0, description="how much of a video is looked at")
     max_frames: int = Field(500_000, ge=1, description="how many frames of a video are decoded")
@@ -83,8 +99,12 @@ class Settings(BaseModel):
     def shown(self) -> dict[str, str]:
         """Return every setting as text, secrets masked."""
         values = {name: str(value) for name, value in self.model_dump(mode="json").items()}
-        values["database_url"] = make_url(self.record_url).render_as_string(hide_password=True)
+        values["database_url"] = _masked(self.record_url)
         return values
+
+
+def _known() -> set[str]:
+    return {PREFIX + name.upper() for name in Settings.model_fields}
 
 
 def _message(error: ValidationError) -> str:
@@ -92,9 +112,11 @@ def _message(error: ValidationError) -> str:
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read and verify the settings; InvalidSettings names each one that is wrong."""
+    """Read and verify the settings, empty ones as if not set; InvalidSettings names each one that is wrong."""
     found = os.environ if environment is None else environment
-    given = {name[len(PREFIX) :].lower(): value for name, value in found.items() if name.startswith(PREFIX)}
+    given = {name[len(PREFIX) :].lower(): value for name, value in found.items() if name.startswith(PREFIX) and value}
+    if strange := sorted(name for name in found if name.startswith(PREFIX) and name not in _known()):
+        raise InvalidSettings(f"{', '.join(strange)}: there is no such setting")
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
@@ -102,6 +124,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
 
 def worker_environment() -> dict[str, str]:
-    """Return what a decoding process may see: no settings, one thread for each library."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    """Return what a decoding process may see: what Python needs, no settings or secrets; one thread a library."""
+    kept = {name: value for name, value in os.environ.items() if name in _FOR_WORKERS}
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -5,17 +5,21 @@ is never used: python-multipart's push parser is fed here, and a part becomes by
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from hashing.errors import MediaTooLarge
-from service.errors import InvalidRequest
+from service.errors import ClientGone, InvalidRequest, UploadTimedOut
 
-MEDIA_FIELD = "media"
+MEDIA_FIELD, URL_FIELD = "media", "url"
+MAX_JSON_BYTES = 32 * 1024 * 1024
 _MAX_FIELDS, _MAX_FIELD_BYTES, _MAX_HEADER_BYTES = 64, 64 * 1024, 8 * 1024
 
 
@@ -39,6 +43,7 @@ class _Form:
 
     def __init__(self, boundary: bytes) -> None:
         self.parts: list[_Part] = []
+        self.ended = False
         self._header, self._value = bytearray(), bytearray()
         self.parser = MultipartParser(
             boundary,
@@ -48,6 +53,7 @@ class _Form:
                 "on_header_value": lambda data, start, end: self._grow(self._value, data[start:end]),
                 "on_header_end": self._header_done,
                 "on_part_data": self._data,
+                "on_end": self._end,
             },
         )
 
@@ -73,8 +79,16 @@ class _Form:
         if part.name != MEDIA_FIELD and len(part.data) > _MAX_FIELD_BYTES:
             raise InvalidRequest(f"the field {MEDIA_FIELD!r} carries the media; another one is too long")
 
+    def _end(self) -> None:
+        self.ended = True
+
     def upload(self) -> Upload:
-        """Return what the form carries."""
+        """Return what the form carries; InvalidRequest unless it is whole and carries media or a link, once."""
+        if not self.ended:
+            raise InvalidRequest("the form has no end")
+        sources = [part.name for part in self.parts if part.name in {MEDIA_FIELD, URL_FIELD}]
+        if len(sources) != 1:
+            raise InvalidRequest(f"the form has to have one field {MEDIA_FIELD!r}, or one field {URL_FIELD!r}")
         found = Upload()
         for part in self.parts:
             if part.name == MEDIA_FIELD:
@@ -84,16 +98,23 @@ class _Form:
         return found
 
 
-async def _chunks(request: Request, max_bytes: int) -> Any:
+async def _feed(request: Request, max_bytes: int, take: Callable[[bytes], object]) -> None:
+    """Hand over the body as it arrives; MediaTooLarge, UploadTimedOut, ClientGone."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if announced.isdecimal() and int(announced) > max_bytes:
         raise MediaTooLarge
     count = 0
-    async for chunk in request.stream():
-        count += len(chunk)
-        if count > max_bytes:
-            raise MediaTooLarge
-        yield chunk
+    try:
+        with anyio.fail_after(request.app.state.settings.upload_timeout_s):
+            async for chunk in request.stream():
+                count += len(chunk)
+                if count > max_bytes:
+                    raise MediaTooLarge
+                take(chunk)
+    except TimeoutError as error:
+        raise UploadTimedOut from error
+    except ClientDisconnect as error:
+        raise ClientGone from error
 
 
 async def _read_form(request: Request, boundary: bytes | None, max_bytes: int) -> Upload:
@@ -101,15 +122,11 @@ async def _read_form(request: Request, boundary: bytes | None, max_bytes: int) -
         raise InvalidRequest("the form has no boundary")
     try:
         form = _Form(boundary)
-        async for chunk in _chunks(request, max_bytes):
-            form.parser.write(chunk)
+        await _feed(request, max_bytes, form.parser.write)
         form.parser.finalize()
     except FormParserError as error:
         raise InvalidRequest("the form cannot be read") from error
-    found = form.upload()
-    if found.media is None and "url" not in found.fields:
-        raise InvalidRequest(f"the form has no field {MEDIA_FIELD!r}")
-    return found
+    return form.upload()
 
 
 def _read_json(body: bytes) -> Upload:
@@ -131,7 +148,6 @@ async def read_upload(request: Request, max_bytes: int) -> Upload:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
         return await _read_form(request, options.get(b"boundary"), max_bytes)
-    body = bytearray()
-    async for chunk in _chunks(request, max_bytes):
-        body += chunk
-    return _read_json(bytes(body)) if kind == b"application/json" else Upload(media=bytes(body))
+    is_json, body = kind == b"application/json", bytearray()
+    await _feed(request, min(max_bytes, MAX_JSON_BYTES) if is_json else max_bytes, body.extend)
+    return _read_json(bytes(body)) if is_json else Upload(media=bytes(body))

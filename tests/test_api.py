@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import Answer, Api, Local
 
 from benchmarks import corpus
 from service.auth import Role
-from serving import Answer, Api, Local
 
 VERDICT = {"request_id", "verdict", "reason", "media", "matches", "bank_revision", "policy"}
 MEDIA = {"kind", "sha256", "width", "height", "duration_s", "frames_hashed"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import typer
+from serving import staydown
 
 from service import cli, output
-from serving import staydown
 
 Run = Callable[..., "Ran"]
 HASH = "f8f8f0cee0f4a84f06370a22038f63f0b36e2ed596621e1d33e6b39c4e9c9b22"
@@ -96,8 +96,9 @@ def test_the_contract_s_commands_are_there() -> None:
 
 
 @pytest.mark.parametrize("words", [["--nonsense"], ["nonsense"], ["check"], ["enroll"], ["rescan"], ["withdraw", "c"],
-                                   ["bank"], ["key", "create"], ["key", "create", "--role", "root"], ["serve", "--port", "x"],
-                                   ["hash", "x", "--type", "ssdeep"], ["enroll", "x"], ["check", "x", "--bad"]])  # fmt: skip
+                                   ["bank"], ["key", "create"], ["key", "create", "--role", "root"],
+                                   ["serve", "--port", "x"], ["hash", "x", "--type", "ssdeep"],
+                                   ["enroll", "x"], ["check", "x", "--bad"]])  # fmt: skip
 def test_wrong_usage_is_2(run: Run, words: list[str]) -> None:
     ran = run(*words)
     assert ran.code == 2
@@ -272,7 +273,9 @@ def test_the_exit_status_of_rescan(run: Run, media: Path, enrolled: str, tmp_pat
 
 
 def test_a_bank_from_its_making_to_its_end(run: Run) -> None:
-    assert run("bank", "create", "b", "--description", "x", "--policy", "strict", "--json").lines[0]["policy"] == "strict"
+    assert (
+        run("bank", "create", "b", "--description", "x", "--policy", "strict", "--json").lines[0]["policy"] == "strict"
+    )
     assert run("bank", "create", "b").failed("bank_exists")
     assert run("bank", "create", "a/b").failed("invalid_bank")
     assert run("bank", "create", "c", "--policy", "lax").failed("invalid_request")
@@ -360,5 +363,3 @@ def test_evidence_in_one_line() -> None:
     assert said == "b/c, pdq, mirror, 3 bits, 0.0–1.5 s shows 2.0–3.5 s"
     assert output.evidence({"matches": [], "reason": "truncated"}) == "truncated"
     assert re.search("bits", output.evidence({"matches": [match | {"distance_bits": None}], "reason": None})) is None
-
-

@@ -4,11 +4,12 @@ import json
 import sqlite3
 from pathlib import Path
 
+from serving import staydown
+
 from benchmarks import corpus
 from service.doctor import Finding, examine
 from service.engine import Engine
 from service.settings import Settings
-from serving import staydown
 
 
 def findings(home: Path, **settings: int) -> dict[str, Finding]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import anyio
 import pytest
+from serving import Api, Server
 
 from service.errors import TooManyRequests
 from service.metrics import Metrics
 from service.middleware import Gate
-from serving import Api, Server
 
 
 def test_every_answer_has_an_id_of_its_own(admin: Api) -> None:
@@ -70,5 +70,3 @@ def test_the_log_level_is_a_setting(tmp_path: Path) -> None:
         assert server.api(None).get("/v1/banks").status == 401
         assert server.stop() == 0
         assert not [line for line in server.log().splitlines() if line.startswith("{")]
-
-

@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from serving import Api, Server, wait_until
 
 from benchmarks import corpus
 from hashing.hasher import DEFAULT_TYPES, Plan, hash_media
 from hashing.media import Sampling
-from serving import Api, Server, wait_until
 
 CANARY = b"canary-7f3a91"
 NAME = "canary-name-51ac.mp4"
@@ -130,7 +130,9 @@ class Watched:
 
     def files(self) -> dict[str, int]:
         """Return every file of the place, but strace's own."""
-        return {str(path): path.stat().st_size for path in self.root.rglob("*") if path.is_file() and path != self.trace}
+        return {
+            str(path): path.stat().st_size for path in self.root.rglob("*") if path.is_file() and path != self.trace
+        }
 
     def places_of(self, canaries: tuple[bytes, ...]) -> dict[str, set[bytes]]:
         """Return the files that hold one of these."""
@@ -304,7 +306,7 @@ def test_a_worker_knows_no_setting_and_holds_no_store(watched: Watched) -> None:
     assert b"STAYDOWN_HOME" in Path(f"/proc/{watched.server.process.pid}/environ").read_bytes()
     for pid in children:
         assert b"STAYDOWN" not in Path(f"/proc/{pid}/environ").read_bytes()
-        opened = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        opened = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
         assert not [path for path in opened if "staydown.db" in path or "index" in path], opened
         assert str(watched.server.home).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import Api, Local, form, wait_until
 
 import hashing.errors
 import indexer.errors
@@ -20,7 +21,6 @@ from hashing.errors import StaydownError, UnhashableMedia
 from service.app import create_app
 from service.problems import STATUS
 from service.settings import Settings
-from serving import Api, Local, form, wait_until
 
 ROOT = Path(__file__).parent.parent
 HASH = "f8f8f0cee0f4a84f06370a22038f63f0b36e2ed596621e1d33e6b39c4e9c9b22"
@@ -207,9 +207,8 @@ def test_a_key_of_a_lesser_role_is_forbidden(local: Local) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/check", "/v1/check/", "/v1/banks/", "/v1/banks/a/b", "/%00",
-                                  "/v1/banks/a%2Fb/c", "/..%2f..%2fetc/passwd", "/\u00fc".encode().decode("latin-1")])  # fmt: skip
+                                  "/v1/banks/a%2Fb/c", "/..%2f..%2fetc/passwd", "/%C3%BC"])  # fmt: skip
 def test_an_unknown_route_is_not_found(admin: Api, path: str) -> None:
-    path = "".join(c if ord(c) < 128 else f"%{ord(c):02X}" for c in path)
     assert admin.get(path).is_problem(404, "not_found")
     assert admin.with_key(None).get(path).is_problem(404, "not_found")
 
@@ -364,7 +363,8 @@ def test_what_a_bank_and_a_content_cannot_be(admin: Api, photo_jpeg: bytes) -> N
     bank = admin.bank()
     wrong = [
         {"policy": "lax"}, {"enabled": 7}, {"enabled_ratio": 7.0}, {"signal_types": []}, {"signal_types": ["x"]},
-        {"description": "\x00"}, {"description": "\ud800"}, {"description": "x" * 4097}, {"name": "y"}, {"enabled": "2"},
+        {"description": "\x00"}, {"description": "\ud800"}, {"description": "x" * 4097}, {"name": "y"},
+        {"enabled": "2"},
     ]  # fmt: skip
     for body in wrong:
         assert admin.call("PATCH", f"/v1/banks/{bank}", body).is_problem(422, "invalid_request")
@@ -394,8 +394,8 @@ def test_settings_in_another_form_than_json_are_not_overheard(admin: Api) -> Non
     assert admin.get("/v1/banks/form").status == 404
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1e2", "cursor=x", "cursor=-1", "cursor=１",
-                                   "cursor=²", "cursor=" + "9" * 30, "cursor=%00", "cursor=1%20"])  # fmt: skip
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1e2", "cursor=x", "cursor=-1",
+                                   "cursor=１", "cursor=²", "cursor=" + "9" * 30, "cursor=%00", "cursor=1%20"])  # fmt: skip
 def test_a_page_that_there_is_not(admin: Api, query: str) -> None:
     bank = admin.bank()
     quoted = "".join(c if ord(c) < 128 else "".join(f"%{b:02X}" for b in c.encode()) for c in query)
@@ -526,7 +526,7 @@ with Local(Path(sys.argv[1])) as local:
     assert 'code="internal_error"' in local.api().get("/metrics").body.decode()
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True,
-                          env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"})  # fmt: skip
+                          env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"}, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "internal_error" in done.stdout
     assert "RuntimeError" in done.stderr
@@ -559,4 +559,8 @@ def test_a_picture_with_no_hash_is_not_enrolled_and_says_why(tmp_path: Path) -> 
         answer = running.api().post(f"/v1/banks/{bank}/contents", picture)
         assert answer.is_problem(422, "too_many_pixels")
         checked = running.api().post("/v1/check", picture)
-        assert (checked.status, checked.json["verdict"], checked.json["reason"]) == (200, "unhashable", "too_many_pixels")
+        assert (checked.status, checked.json["verdict"], checked.json["reason"]) == (
+            200,
+            "unhashable",
+            "too_many_pixels",
+        )

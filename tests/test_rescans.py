@@ -6,7 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from serving import Api, Local, Server, wait_until
+
+from service import rescans
 
 KEYS = {"number", "id", "request_id", "verdict", "reason", "media", "matches", "bank_revision", "policy"}
 
@@ -94,10 +97,13 @@ def test_a_page_of_results_that_there_is_not(admin: Api) -> None:
     assert admin.get(f"/v1/rescans/{rescan_id}?cursor=5").json["results"] == []
 
 
-def test_many_results_come_in_pages(admin: Api) -> None:
-    rescan_id = admin.post("/v1/rescans", {"items": [item(seed, id=str(seed)) for seed in range(1203)]}).json["rescan_id"]
+def test_many_results_come_in_pages(admin: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescans, "PAGE", 50)
+    rescan_id = admin.post("/v1/rescans", {"items": [item(seed, id=str(seed)) for seed in range(203)]}).json[
+        "rescan_id"
+    ]
     done = finished(admin, rescan_id)
-    assert [result["id"] for result in done["results"]] == [str(seed) for seed in range(1203)]
+    assert [result["id"] for result in done["results"]] == [str(seed) for seed in range(203)]
 
 
 def test_a_server_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:

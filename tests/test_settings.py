@@ -4,10 +4,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from serving import environment, staydown
 
 from service.errors import InvalidSettings
 from service.settings import PREFIX, Settings, read_settings, worker_environment
-from serving import environment, staydown
 
 
 def test_the_defaults_need_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

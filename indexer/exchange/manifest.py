@@ -4,22 +4,27 @@ CSV has a header line. Columns, all but one of the first two optional:
 `path` · `signal_type`, `hash`, `quality`, `timestamp_s`, `profile`, `view` · `content` (rows with
 the same value are one content) · `case` · `labels` (separated by `;`).
 JSON Lines has one object a line with `path`, or `signals` (a list of objects), or one
-hash in place; `case`, and `labels` as a list. Anything else is a list of paths, one a line.
+hash in place; `content`, `case`, and `labels` as a list. Anything else is a list of paths,
+one a line.
 Relative paths are relative to the manifest's folder.
 """
 
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hashing.errors import InvalidHash
-from hashing.signals import MAX_QUALITY, SignalType, View
+from hashing.signals import EXACT_BYTES, MAX_QUALITY, SignalType, View
 from indexer.enroll import ReadyHash
 from indexer.errors import InvalidManifest
+
+_LINE_END = re.compile(r"\r\n|\n|\r")  # splitlines() would cut at U+2028 too, inside a string
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +42,40 @@ def _number(value: Any, kind: type[int] | type[float]) -> Any:
     if value in (None, ""):
         return None
     try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidManifest(f"{value!r} is no number") from error
+    if not 0 <= number < math.inf:
+        raise InvalidManifest(f"{value!r} is out of range")
+    return number
+
+
+def _word(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)
 
 
 def ready_hash(entry: dict[str, Any]) -> ReadyHash:
     """Read one hash of a manifest; InvalidManifest."""
     try:
         found = ReadyHash(
-            SignalType(str(entry.get("signal_type") or "pdq")),
+            SignalType(_word(entry.get("signal_type")) or "pdq"),
             str(entry["hash"]).strip().lower(),
             _number(entry.get("quality"), int),
             _number(entry.get("timestamp_s"), float),
-            entry.get("profile") or None,
-            View(entry.get("view") or View.FULL),
+            _word(entry.get("profile")),
+            View(_word(entry.get("view")) or View.FULL),
         )
-        found.code()
-        _check_quality(found.quality)
+        _check(found)
     except (KeyError, ValueError, InvalidHash) as error:
         raise InvalidManifest(f"not a hash: {error}") from error
     return found
 
 
-def _check_quality(quality: int | None) -> None:
-    if quality is not None and not 0 <= quality <= MAX_QUALITY:
+def _check(ready: ReadyHash) -> None:
+    ready.code()
+    if ready.signal_type not in EXACT_BYTES:
+        ready.profile_number()
+    if ready.quality is not None and ready.quality > MAX_QUALITY:
         raise InvalidManifest(f"a quality is from 0 to {MAX_QUALITY}")
 
 
@@ -70,65 +84,70 @@ def _labels(value: Any) -> tuple[str, ...]:
     return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
-def _item(entry: dict[str, Any], base: Path, number: int) -> Item:
-    case, labels = entry.get("case") or None, _labels(entry.get("labels"))
-    if entry.get("path"):
-        name = str(entry["path"])
-        return Item(name, base / name, (), case, labels)
-    listed = entry.get("signals") if isinstance(entry.get("signals"), list) else [entry]
-    hashes = tuple(ready_hash(signal) for signal in listed or [] if isinstance(signal, dict))
-    if not hashes:
-        raise InvalidManifest("an entry has neither a path nor a hash")
-    return Item(str(entry.get("content") or f"#{number}"), None, hashes, case, labels)
+def _hashes(entry: dict[str, Any]) -> Iterator[ReadyHash]:
+    listed = entry["signals"] if isinstance(entry.get("signals"), list) else [entry]
+    for signal in listed:
+        if not isinstance(signal, dict):
+            raise InvalidManifest("a signal is an object")
+        yield ready_hash(signal)
 
 
-def _csv_items(text: str, base: Path) -> Iterator[Item]:
+def _items(entries: Iterable[dict[str, Any]], base: Path) -> Iterator[Item]:
+    """Yield media as they come, and then ready-made hashes, grouped by their content."""
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=1):
-        if row.get("path"):
-            yield _item(dict(row), base, number)
+    for number, entry in enumerate(entries, start=1):
+        if name := _word(entry.get("path")):
+            yield Item(name, base / name, (), _word(entry.get("case")), _labels(entry.get("labels")))
         else:
-            grouped.setdefault(row.get("content") or f"#{number}", []).append(dict(row))
-    for name, rows in grouped.items():
-        first = rows[0]
-        yield Item(name, None, tuple(map(ready_hash, rows)), first.get("case") or None, _labels(first.get("labels")))
+            grouped.setdefault(_word(entry.get("content")) or f"#{number}", []).append(entry)
+    for name, group in grouped.items():
+        hashes = tuple(ready for entry in group for ready in _hashes(entry))
+        if not hashes:
+            raise InvalidManifest("an entry has neither a path nor a hash")
+        yield Item(name, None, hashes, _word(group[0].get("case")), _labels(group[0].get("labels")))
 
 
-def _jsonl_items(text: str, base: Path) -> Iterator[Item]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise InvalidManifest(f"line {number} is not JSON") from error
-        if not isinstance(entry, dict):
-            raise InvalidManifest(f"line {number} is not an object")
-        yield _item(entry, base, number)
+def _object(number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+        json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifest(f"line {number} is not JSON") from error
+    if not isinstance(entry, dict):
+        raise InvalidManifest(f"line {number} is not an object")
+    return entry
 
 
-def _list_items(text: str, base: Path) -> Iterator[Item]:
-    return (Item(line.strip(), base / line.strip()) for line in text.splitlines() if line.strip())
+def _columns(text: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
+
+
+def _entries(text: str, lines: list[str]) -> Iterable[dict[str, Any]] | None:
+    """Return the manifest's entries, or None if it is a plain list of paths."""
+    if text.startswith("{"):
+        return (_object(number, line) for number, line in enumerate(lines, start=1) if line)
+    columns = _columns(text)
+    if not {"path", "hash"} & set(columns):
+        return None
+    table = csv.DictReader(io.StringIO(text, newline=""), columns)
+    next(table, None)
+    return table
 
 
 def read_manifest(path: Path) -> list[Item]:
     """Read a manifest file; InvalidManifest."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").lstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest(f"{path.name} cannot be read as text") from error
-    first = text.lstrip()[:1]
-    columns = {name.strip() for name in text.partition("\n")[0].split(",")}
+    lines = [line.strip() for line in _LINE_END.split(text)]
     try:
-        if first == "{":
-            return list(_jsonl_items(text, path.parent))
-        if columns & {"path", "hash"}:
-            return list(_csv_items(text, path.parent))
-    except InvalidManifest:
-        raise
+        entries = _entries(text, lines)
+        if entries is not None:
+            return list(_items(entries, path.parent))
     except csv.Error as error:
         raise InvalidManifest(f"{path.name} is not CSV") from error
-    return list(_list_items(text, path.parent))
+    return [Item(line, path.parent / line) for line in lines if line]
 
 
 def walk(folder: Path) -> Iterator[Item]:

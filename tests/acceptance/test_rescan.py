@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-
-from benchmarks import corpus
 from serving import COMMAND, environment, staydown, wait_until
 
+from benchmarks import corpus
+
 KNOWN, TOTAL = 20, 2000
-EDITS = ("half_size", "brightness", "mirror", "rotate90", "blur", "grey")
+EDITS = ("brightness", "rotate90", "grey", "contrast", "noise")
 
 
 def fill(folder: Path) -> dict[str, str]:
@@ -27,7 +27,7 @@ def fill(folder: Path) -> dict[str, str]:
         path = folder / f"{number % 7}" / f"{number:04}.{dice.choice(['jpg', 'mp4', 'bin'])}"
         path.parent.mkdir(exist_ok=True)
         if kind == "copy":
-            data = corpus.jpeg(corpus.EDITS[dice.choice(EDITS)](dice.choice(known)), dice.randint(60, 90))
+            data = corpus.jpeg(corpus.EDITS[dice.choice(EDITS)](dice.choice(known)), dice.randint(85, 95))
         else:
             data = corpus.jpeg(dice.choice(others), dice.randint(50, 95))
         data = {"text": b"no media" * number, "cut": data[: len(data) // 3]}.get(kind, data)
@@ -63,4 +63,4 @@ def test_a_rescan_that_is_killed_twice_answers_every_input_once(tmp_path: Path) 
     said = json.loads(done.stdout)
     assert said["inputs"] == TOTAL
     assert sum(said["verdicts"].values()) == TOTAL
-    print(f"{TOTAL} inputs, two kills: {took_s:.1f} s")
+    assert took_s < 240

@@ -70,6 +70,7 @@ def upgrade() -> None:
         sa.Column("state_pk", sa.Integer(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("store_id", sa.String(length=32), nullable=False),
+        sa.Column("audit_digest", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("state_pk", name=op.f("pk_state")),
     )
     op.create_table(
@@ -100,6 +101,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("content", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_content_revision"), ["revision"], unique=False)
+        batch_op.create_index("ix_content_live", ["bank_pk", "withdrawn_at", "content_pk"], unique=False)
 
     op.create_table(
         "rescan_item",
@@ -162,6 +164,7 @@ def downgrade() -> None:
     op.drop_table("exact")
     op.drop_table("rescan_item")
     with op.batch_alter_table("content", schema=None) as batch_op:
+        batch_op.drop_index("ix_content_live")
         batch_op.drop_index(batch_op.f("ix_content_revision"))
 
     op.drop_table("content")

@@ -1,0 +1,209 @@
+"""Any folder of pictures or clips as a corpus: split by content, duplicates removed.
+
+`python -m benchmarks.robustness.corpus GIT_DIRECTORY FOLDER` writes the pictures (or with
+`--suffix`, whatever else) of a bare git directory below a folder, which must lie outside
+of the repository: nobody's photographs are committed here.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from benchmarks.corpus import Picture
+from benchmarks.measure import ONE_THREAD
+from benchmarks.robustness.edits_base import resized, scaled
+from hashing.errors import MediaError
+from hashing.hasher import Plan, hash_pictures
+from hashing.pdq import pdq
+from hashing.signals import SignalType
+from indexer.policy import MIN_QUALITY
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+CLIPS = frozenset({".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"})
+DUPLICATE_BITS = 31
+LONGEST_SIDE = 1024  # of a picture that is edited; larger ones are scaled, as services do
+_THUMB_SIDE = 12
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file. `sha256` decides where it belongs; `category` is its folder's name."""
+
+    path: Path
+    sha256: str
+    category: str
+    codes: Bytes | None = None  # (n, 32) PDQ: one of a picture, those of the frames of a clip
+    thumb: Bytes | None = None  # (12, 12, 3), for finding look-alikes
+
+    @property
+    def key(self) -> str:
+        """What the systems call it."""
+        return self.sha256[:16]
+
+    @property
+    def split(self) -> str:
+        """`tune` or `held_out`, for ever."""
+        return ("tune", "held_out")[int(self.sha256[:8], 16) % 2]
+
+    @property
+    def in_bank(self) -> bool:
+        """Whether it may be enrolled; else it is a distractor."""
+        return int(self.sha256[8:16], 16) % 2 == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One half of a corpus: what may be enrolled, and what is in no bank."""
+
+    bank: tuple[Item, ...]
+    distractors: tuple[Item, ...]
+    duplicates: int
+
+
+def load(path: Path) -> Picture:
+    """Return an upright picture of 1024 pixels at most."""
+    with Image.open(path) as image:
+        picture = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    return scaled(picture, min(1.0, LONGEST_SIDE / max(picture.shape[:2])))
+
+
+def _plain(path: Path) -> Item:
+    return Item(path, hashlib.sha256(path.read_bytes()).hexdigest(), path.parent.name)
+
+
+def _looked_at(path: Path) -> Item | None:
+    """Return a picture's Item, or None if it cannot be read."""
+    try:
+        picture = load(path)
+    except (OSError, ValueError):
+        return None
+    bare = _plain(path)
+    thumb = resized(picture, _THUMB_SIDE, _THUMB_SIDE)
+    return Item(path, bare.sha256, bare.category, pdq(picture).codes[:1], thumb)
+
+
+def _files(folders: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
+    found = (path for folder in folders for path in folder.rglob("*"))
+    return sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
+
+
+def distinct(items: Iterable[Item]) -> list[Item]:
+    """Keep one of each group of equal or nearly equal pictures, in the order of their digests."""
+    kept: list[Item] = []
+    table, used, digests = np.zeros((0, 32), np.uint8), 0, set[str]()
+    for item in sorted(items, key=lambda item: item.sha256):
+        if item.sha256 in digests:
+            continue
+        if item.codes is not None and _near(table, used, item.codes):
+            continue
+        for code in item.codes if item.codes is not None else ():
+            if used == len(table):
+                table = np.concatenate([table, np.zeros((len(table) + 1024, 32), np.uint8)])
+            table[used] = code
+            used += 1
+        digests.add(item.sha256)
+        kept.append(item)
+    return kept
+
+
+def _near(table: Bytes, used: int, codes: Bytes) -> bool:
+    return any(
+        int(np.bitwise_count(table[:used] ^ code).sum(1, dtype=np.int64).min(initial=256)) <= DUPLICATE_BITS
+        for code in codes
+    )
+
+
+def workers(processes: int, begin: Callable[..., object], *arguments: object) -> ProcessPoolExecutor:
+    """Return processes with one thread a library: on few cores, more threads wait for one another."""
+    os.environ.update(ONE_THREAD)
+    return ProcessPoolExecutor(processes, get_context("spawn"), begin, arguments)
+
+
+def _split(items: Sequence[Item], name: str) -> Split:
+    kept = distinct(items)
+    half = [item for item in kept if item.split == name]
+    bank = tuple(item for item in half if item.in_bank)
+    return Split(bank, tuple(item for item in half if not item.in_bank), len(items) - len(kept))
+
+
+def pictures(folders: Iterable[Path], name: str, processes: int = 2) -> Split:
+    """Read folders of pictures; `name` is `tune` or `held_out`."""
+    with workers(processes, cv2.setNumThreads, 1) as pool:
+        seen = pool.map(_looked_at, _files(folders, PICTURES), chunksize=64)
+        return _split([item for item in seen if item is not None], name)
+
+
+def _played(path: Path) -> Item | None:
+    """Return a clip's Item with the PDQ of its frames, with and without borders; None if it cannot be read."""
+    bare = _plain(path)
+    try:
+        rows = hash_pictures(path.read_bytes(), Plan(types=frozenset({SignalType.PDQ}))).frames
+    except MediaError:
+        return None
+    rows = rows[(rows["transform"] == 0) & (rows["quality"] >= MIN_QUALITY)]
+    return replace(bare, codes=np.unique(rows["hash"], axis=0))
+
+
+def clips(folders: Iterable[Path], name: str) -> Split:
+    """Read folders of clips; two with a frame in common are one."""
+    seen = map(_played, _files(folders, CLIPS))
+    return _split([item for item in seen if item is not None], name)
+
+
+def look_alikes(distractors: Sequence[Item], bank: Sequence[Item], count: int) -> list[Item]:
+    """Return the distractors that are most like a picture of the bank with the same folder's name."""
+    nearest: list[tuple[float, Item]] = []
+    for item in distractors:
+        mates = [mate.thumb for mate in bank if mate.category == item.category and mate.thumb is not None]
+        if mates and item.thumb is not None:
+            gaps = np.abs(np.stack(mates).astype(np.int16) - item.thumb).mean((1, 2, 3))
+            nearest.append((float(gaps.min()), item))
+    nearest.sort(key=lambda pair: (pair[0], pair[1].sha256))
+    return [item for _, item in nearest[:count]]
+
+
+# --- out of a git directory -------------------------------------------------------------
+
+
+def extract(repository: Path, folder: Path, suffixes: frozenset[str] = PICTURES, most: int = 100_000) -> int:
+    """Write the newest commit's files with these suffixes below a folder; return how many."""
+    git = ["git", "--git-dir", str(repository)]
+    listed = subprocess.run([*git, "ls-tree", "-r", "-z", "--name-only", "HEAD"], check=True, capture_output=True)
+    names = [name for name in listed.stdout.decode().split("\0") if Path(name).suffix.lower() in suffixes][:most]
+    for name in names:
+        target = (folder / name).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} lies outside of {folder}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            subprocess.run([*git, "cat-file", "blob", f"HEAD:{name}"], check=True, stdout=file)
+    return len(names)
+
+
+def main() -> None:
+    """Be `python -m benchmarks.robustness.corpus`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repository", type=Path, help="a bare git directory")
+    parser.add_argument("folder", type=Path, help="where to write, outside of the repository")
+    parser.add_argument("--suffix", action="append", help="such as .mp4; else those of pictures")
+    parser.add_argument("--most", type=int, default=100_000)
+    asked = parser.parse_args()
+    suffixes = frozenset(asked.suffix) if asked.suffix else PICTURES
+    print(extract(asked.repository, asked.folder, suffixes, asked.most), "files")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""`python -m benchmarks.robustness.images FOLDER…`: which edited pictures are found, and which strangers are.
+
+Pictures that are edited are in the bank; the collages and backgrounds they are put into
+are not. Strangers come plain, through the same edits, as the most alike of the same
+folder, and as blank frames, of which nothing may be found.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.corpus import Picture
+from benchmarks.robustness import corpus, harness
+from benchmarks.robustness.corpus import Item, Split
+from benchmarks.robustness.edits import EDITS, apply, family, pairs
+from benchmarks.robustness.edits_base import encode
+from benchmarks.robustness.scores import RECALL, Row
+from benchmarks.robustness.systems import usable
+
+_PARTNERS = 12  # pictures that the others are put into or beside
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Pictures to be asked about after one edit, or as they are if it has no name."""
+
+    group: str
+    edit: str
+    items: tuple[Item, ...]
+    partners: tuple[Item, ...]
+    seed: int
+
+
+@lru_cache(maxsize=256)
+def _load(path: Path) -> Picture:
+    return corpus.load(path)
+
+
+def measure(task: Task) -> list[Row]:
+    """Edit the task's pictures and ask this process's systems about them."""
+    if task.group == "blank":
+        return [row for name, data in blanks() for row in harness.ask(data, "blank", name, "", None)]
+    others = [_load(item.path) for item in task.partners]
+    kind = family(task.edit) if task.edit else ""
+    rows: list[Row] = []
+    for number, item in enumerate(task.items):
+        data = item.path.read_bytes()
+        if task.edit:
+            data = apply(task.edit, _load(item.path), task.seed + number, others)
+        truth = item.key if task.group == RECALL else None
+        rows += harness.ask(data, task.group, task.edit, kind, item, truth)
+    return rows
+
+
+def blanks() -> Iterator[tuple[str, bytes]]:
+    """Yield pictures without features: there is nothing in them to be found."""
+    flat = np.zeros((480, 640, 3), np.float32)
+    down = np.linspace(0, 255, 480, dtype=np.float32)[:, None, None]
+    grain = np.random.default_rng(1).standard_normal((480, 640, 1), np.float32) * 3
+    grounds = {
+        "black": flat,
+        "white": flat + 255,
+        "grey": flat + 128,
+        "gradient": flat + down,
+        "grain": flat + 128 + grain,
+    }
+    for name, ground in grounds.items():
+        yield name, encode(ground.clip(0, 255).round().astype(np.uint8))
+
+
+def _slices(items: Sequence[Item], count: int, number: int) -> tuple[Item, ...]:
+    """Return `count` items, others for each number as long as there are."""
+    return tuple(items[(number * count + place) % len(items)] for place in range(min(count, len(items))))
+
+
+def plan(split: Split, asked: argparse.Namespace, edits: Sequence[str]) -> tuple[list[Item], list[Task]]:
+    """Return what is enrolled and what is asked."""
+    bank = list(split.bank[: asked.bank])
+    strangers = [*split.distractors, *split.bank[asked.bank :]]
+    partners, strangers = tuple(strangers[:_PARTNERS]), strangers[_PARTNERS:]
+    tasks = [Task(RECALL, edit, tuple(bank[: asked.queries]), partners, asked.seed) for edit in edits]
+    if strangers:
+        edited = [_slices(strangers, asked.edited_distractors, number) for number in range(len(edits))]
+        tasks += [Task("distractors, edited", edit, part, partners, asked.seed)
+                  for edit, part in zip(edits, edited, strict=True)]  # fmt: skip
+        tasks += _as_they_are("distractors, plain", strangers[: asked.distractors], partners)
+        tasks += _as_they_are("look-alikes", corpus.look_alikes(strangers, bank, asked.look_alikes), partners)
+    return bank, [*tasks, Task("blank", "", (), (), asked.seed)]
+
+
+def _as_they_are(group: str, items: Sequence[Item], partners: tuple[Item, ...]) -> list[Task]:
+    return [Task(group, "", tuple(items[start : start + 25]), partners, 0) for start in range(0, len(items), 25)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = harness.parser("pictures", "all, pairs, or families and names with commas between")
+    parser.add_argument("--distractors", type=int, default=400, help="how many strangers are asked about as they are")
+    parser.add_argument("--edited-distractors", type=int, default=8, help="how many strangers for each edit")
+    parser.add_argument("--look-alikes", type=int, default=200, help="how many look-alikes of the same folder's name")
+    parser.add_argument("--chains", type=int, default=60, help="how many pairs and triples, if --edits is pairs")
+    return parser
+
+
+def main() -> None:
+    """Be `python -m benchmarks.robustness.images`."""
+    asked = _parser().parse_args()
+    start = time.monotonic()
+    names = {name: edit.family for name, edit in EDITS.items()}
+    edits = pairs(asked.seed, asked.chains) if asked.edits == "pairs" else harness.chosen(asked.edits, names)
+    systems = usable(asked.systems.split(","))
+    split = corpus.pictures(asked.folders, asked.split, asked.processes)
+    bank, tasks = plan(split, asked, edits)
+    rows = harness.run(tasks, measure, systems, bank, asked.processes)
+    facts = {
+        "pictures enrolled": str(len(bank)),
+        "strangers at hand": str(len(split.distractors) + len(split.bank) - len(bank)),
+        "duplicates removed": str(split.duplicates),
+        "edited queries": f"{asked.queries} for each of {len(edits)} edits",
+        "folders": ", ".join(folder.name for folder in asked.folders),
+        "took": f"{time.monotonic() - start:.0f} s",
+    }
+    harness.report(asked, "Pictures", facts, rows, "images-pairs" if asked.edits == "pairs" else "images")
+
+
+if __name__ == "__main__":
+    main()

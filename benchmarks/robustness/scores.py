@@ -1,0 +1,213 @@
+"""Answers of systems -> rates with intervals -> Markdown and JSON. Pure: no clock, no files."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RECALL = "recall"  # the group of rows whose query is a copy; in all other groups nothing may be found
+Span = tuple[float, float, float, float]  # query's start and end, reference's start and end
+_Z = 1.959963985  # 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one system said of one query."""
+
+    system: str
+    group: str
+    edit: str
+    family: str
+    query: str
+    seconds: float
+    found: str | None = None  # the verdict on the true content; None in groups without one
+    found_score: float | None = None
+    wrong: str | None = None  # the surest verdict on any other content
+    wrong_score: float | None = None
+    wrong_key: str | None = None
+    placed: bool | None = None  # of a video: whether the times that were told are right
+    covered: float | None = None  # of a video: which share of the copied seconds was told
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`hits` of `n`, with a Wilson 95 % interval."""
+
+    hits: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The share."""
+        return self.hits / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        if not self.n:
+            return 0.0, 1.0
+        share, square = self.value, _Z * _Z / self.n
+        middle = (share + square / 2) / (1 + square)
+        half = _Z / (1 + square) * math.sqrt(share * (1 - share) / self.n + square / (4 * self.n))
+        return max(middle - half, 0.0), min(middle + half, 1.0)
+
+    @property
+    def bound(self) -> float:
+        """What the rate is below, with 95 %: by the rule of three where nothing was hit."""
+        if not self.hits:
+            return min(3 / self.n, 1.0) if self.n else 1.0
+        return self.interval[1]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _shown_at(span: Span, query_s: float) -> float:
+    """Return the reference's time at one of the query's, infinity where it shows something else."""
+    start, end, since, until = span
+    if not start - 0.5 <= query_s <= end + 0.5:
+        return math.inf
+    return since + (until - since) * (query_s - start) / (end - start) if end > start else since
+
+
+def placed(told: Sequence[Span], truth: Sequence[Span], tolerance_s: float = 1.0) -> bool:
+    """Say whether all times that are told are right within a second."""
+    for start, end, since, until in told:
+        middle, claimed = (start + end) / 2, (since + until) / 2
+        if min(abs(_shown_at(span, middle) - claimed) for span in truth) > tolerance_s:
+            return False
+    return bool(told)
+
+
+def covered(told: Sequence[Span], truth: Sequence[Span]) -> float:
+    """Return which share of the copied seconds is told; 1 of a still."""
+    length = sum(end - start for start, end, _, _ in truth)
+    return min(sum(end - start for start, end, _, _ in told) / length, 1.0) if length else 1.0
+
+
+def recall(rows: Sequence[Row], verdicts: Sequence[str] = ("match", "review")) -> Rate:
+    """Count the copies that were found with one of these verdicts."""
+    return Rate(sum(row.found in verdicts for row in rows), len(rows))
+
+
+def false(rows: Sequence[Row], verdict: str) -> Rate:
+    """Count the queries whose surest wrong answer has this verdict."""
+    return Rate(sum(row.wrong == verdict for row in rows), len(rows))
+
+
+def by_edit(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
+    """Return the rows of copies of one system by edit."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.system == system and row.group == RECALL:
+            found.setdefault(row.edit, []).append(row)
+    return found
+
+
+def family_means(rows: Sequence[Row], system: str, verdicts: Sequence[str] = ("match", "review")) -> dict[str, float]:
+    """Return the mean over the edits of each family, and over all edits as `all`."""
+    rates: dict[str, list[float]] = {}
+    for group in by_edit(rows, system).values():
+        rate = recall(group, verdicts).value
+        rates.setdefault(group[0].family, []).append(rate)
+        rates.setdefault("all", []).append(rate)
+    means = {name: statistics.fmean(values) for name, values in rates.items()}
+    return {name: means[name] for name in [*(name for name in means if name != "all"), "all"] if name in means}
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)] + [""]
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return (title, system, verdicts): two columns for a system that also says `review`."""
+    columns: list[tuple[str, str, tuple[str, ...]]] = []
+    for system in dict.fromkeys(row.system for row in rows):
+        unsure = any(row.system == system and "review" in (row.found, row.wrong) for row in rows)
+        if unsure:
+            columns.append((f"{system}, match", system, ("match",)))
+        columns.append((f"{system}, match or review" if unsure else system, system, ("match", "review")))
+    return columns
+
+
+def _families(rows: Sequence[Row]) -> list[str]:
+    columns = _columns(rows)
+    means = [family_means(rows, system, verdicts) for _, system, verdicts in columns]
+    count: dict[str, set[str]] = {}
+    for row in rows:
+        if row.group == RECALL:
+            count.setdefault(row.family, set()).add(row.edit)
+            count.setdefault("all", set()).add(row.edit)
+    body = ([name, str(len(count[name])), *(f"{100 * mean[name]:.1f}" for mean in means)] for name in means[0])
+    return _table(["family", "edits", *(title for title, _, _ in columns)], body)
+
+
+def _edits(rows: Sequence[Row]) -> list[str]:
+    columns = _columns(rows)
+    tables = {system: by_edit(rows, system) for _, system, _ in columns}
+    first = next(iter(tables.values()))
+    body = (
+        [edit, group[0].family, str(len(group)),
+         *(str(recall(tables[system][edit], verdicts)) for _, system, verdicts in columns)]
+        for edit, group in first.items()
+    )  # fmt: skip
+    return _table(["edit", "family", "n", *(title for title, _, _ in columns)], body)
+
+
+def _alarms(rows: Sequence[Row]) -> list[str]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.group, row.system), []).append(row)
+    body = []
+    for (group, system), mine in sorted(groups.items()):
+        sure, unsure = false(mine, "match"), false(mine, "review")
+        name = "wrong content beside a copy" if group == RECALL else group
+        body.append([name, system, str(len(mine)), str(sure.hits), f"{sure.bound:.2g}", str(unsure.hits),
+                     f"{unsure.bound:.2g}"])  # fmt: skip
+    return _table(["queries", "system", "n", "match", "rate below (95 %)", "review", "rate below (95 %)"], body)
+
+
+def _speed(rows: Sequence[Row]) -> list[str]:
+    body = []
+    for system in dict.fromkeys(row.system for row in rows):
+        times = sorted(row.seconds for row in rows if row.system == system)
+        body.append([system, f"{1000 * statistics.median(times):.1f} ms", f"{1000 * times[-len(times) // 20]:.1f} ms"])
+    return _table(["system", "median of a query", "95th in a hundred"], body)
+
+
+def _places(rows: Sequence[Row]) -> list[str]:
+    body = []
+    for system in dict.fromkeys(row.system for row in rows):
+        mine = [row for row in rows if row.system == system and row.placed is not None]
+        if mine:
+            share = statistics.fmean(row.covered or 0.0 for row in mine)
+            body.append([system, str(len(mine)), str(Rate(sum(bool(row.placed) for row in mine), len(mine))),
+                         f"{100 * share:.0f}"])  # fmt: skip
+    head = ["system", "n", "all times right within 1 s", "mean share of the copied seconds that is told"]
+    return ["## Times told of the copies found, %", "", *_table(head, body)] if body else []
+
+
+def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """Return the report as a page."""
+    lines = [f"# {title}", "", *_table(["", ""], facts.items())]
+    if any(row.group == RECALL for row in rows):
+        lines += ["## Copies found, mean over the edits, %", "", *_families(rows)]
+    lines += ["## False answers: queries of which the surest wrong answer has this verdict", "", *_alarms(rows)]
+    lines += _places(rows)
+    if any(row.group == RECALL for row in rows):
+        lines += ["## Copies found by edit, % (Wilson 95 %)", "", *_edits(rows)]
+    lines += ["## Time, with the pictures in memory, other work on the machine", "", *_speed(rows)]
+    return "\n".join(lines)
+
+
+def document(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the report as JSON with every answer, so that other thresholds can be tried on it."""
+    systems = list(dict.fromkeys(row.system for row in rows))
+    return {
+        "facts": dict(facts),
+        "families": {system: family_means(rows, system) for system in systems},
+        "families_match_only": {system: family_means(rows, system, ("match",)) for system in systems},
+        "rows": [{name: value for name, value in asdict(row).items() if value is not None} for row in rows],
+    }
