@@ -6,9 +6,9 @@ slows both. Absolute times are shown for the curious; nothing is judged by them.
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 TOLERANCE = 0.3  # of a ratio: what two runs on a busy machine may differ by
 
@@ -99,6 +99,14 @@ class Ratio:
     def key(self) -> str:
         """What stays the same from run to run."""
         return " | ".join((self.section, self.group, self.ours, self.peer))
+
+
+class Span(NamedTuple):
+    """A ratio's lower quartile, median and upper quartile."""
+
+    low: float
+    value: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,22 +206,26 @@ def summarize(section: Section) -> Summary:
     return Summary(section.name, section.note, lines, section.facts, (*section.checks, *floors))
 
 
-def regressions(old: Mapping[str, float], new: Mapping[str, float], tolerance: float = TOLERANCE) -> tuple[str, ...]:
-    """Name each ratio that fell by more than `tolerance` of itself; one that is gone is named too."""
+def regressions(old: Mapping[str, Span], new: Mapping[str, Span], tolerance: float = TOLERANCE) -> tuple[str, ...]:
+    """Name each ratio that fell, and each that is gone.
+
+    It fell if the middle half of its rounds now lies below that of the earlier run by more
+    than `tolerance` of it: one noisy run is no regression.
+    """
     if old and not set(old) & set(new):
         return ("the two runs have no ratio in common",)
-    gone = [f"{key}: was {value:.2f}, is not measured any more" for key, value in old.items() if key not in new]
+    gone = [f"{key}: was {was.value:.2f}, is not measured any more" for key, was in old.items() if key not in new]
     fell = [
-        f"{key}: was {value:.2f}, is {new[key]:.2f}"
-        for key, value in old.items()
-        if key in new and new[key] < value * (1 - tolerance)
+        f"{key}: was {was.value:.2f}, is {new[key].value:.2f}"
+        for key, was in old.items()
+        if key in new and new[key].high < was.low * (1 - tolerance)
     ]
     return tuple(fell + gone)
 
 
-def ratios_of(document: Mapping[str, Any]) -> dict[str, float]:
+def ratios_of(document: Mapping[str, Any]) -> dict[str, Span]:
     """Return the ratios of a report's JSON."""
-    return {str(item["key"]): float(item["value"]) for item in document["ratios"]}
+    return {str(r["key"]): Span(float(r["low"]), float(r["value"]), float(r["high"])) for r in document["ratios"]}
 
 
 def build(machine: Mapping[str, str], sections: Iterable[Section], old: Mapping[str, Any] | None = None,
@@ -222,7 +234,7 @@ def build(machine: Mapping[str, str], sections: Iterable[Section], old: Mapping[
     summaries = tuple(map(summarize, sections))
     if old is None:
         return Report(machine, summaries)
-    new = {ratio.key: ratio.value for summary in summaries for ratio in summary.ratios}
+    new = {ratio.key: Span(ratio.low, ratio.value, ratio.high) for summary in summaries for ratio in summary.ratios}
     return Report(machine, summaries, regressions(ratios_of(old), new, tolerance))
 
 
@@ -277,8 +289,7 @@ def to_markdown(report: Report) -> str:
     out = ["# Benchmarks", "", "Ratios are to a peer measured in turns in the same run: above 1, staydown is faster.",
            "In brackets, the middle half of the rounds.", ""]  # fmt: skip
     out += [*_table(("machine", ""), report.machine.items()), ""]
-    body: Callable[[Summary], list[str]] = _summary_lines
-    out += [line for summary in report.summaries for line in body(summary)]
+    out += [line for summary in report.summaries for line in _summary_lines(summary)]
     if report.regressions:
         out += ["## Fell against the earlier run", "", *(f"- {text}" for text in report.regressions), ""]
     return "\n".join(out)

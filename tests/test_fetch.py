@@ -144,7 +144,8 @@ def test_a_private_address_is_refused_before_any_connection(web: Web) -> None:
 
 @pytest.mark.parametrize(
     "host", ["10.0.0.1", "192.168.0.1", "172.16.0.1", "169.254.169.254", "100.100.100.200", "[fd00:ec2::254]",
-             "[fe80::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2a00::5efe:7f00:1]", "255.255.255.255", "224.0.0.1"],
+             "[fe80::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2a00::5efe:7f00:1]",
+             "255.255.255.255", "224.0.0.1"],
 )  # fmt: skip
 def test_an_address_that_is_not_public_is_refused(host: str) -> None:
     began = time.monotonic()
@@ -198,7 +199,8 @@ def test_a_redirect_is_followed_and_judged_again(web: Web, photo_jpeg: bytes) ->
     assert fetch_inside(f"{web.url}/media/für/bücher.jpg") == photo_jpeg
     assert Pages.seen[-1]["path"] == "/media/f%C3%BCr/b%C3%BCcher.jpg"
     for onward in ("http://127.0.0.2/x", "http://10.0.0.1/", "http://[::1]/", "file:///etc/passwd",
-                   "http://2130706434/", "http://169.254.169.254/latest/", "ftp://127.0.0.1/", "http://u@127.0.0.1/", "//127.0.0.2/"):  # fmt: skip
+                   "http://2130706434/", "http://169.254.169.254/latest/", "ftp://127.0.0.1/",
+                   "http://u@127.0.0.1/", "//127.0.0.2/"):  # fmt: skip
         with pytest.raises(LinkRefused):
             fetch_inside(f"{web.url}/to/{onward}")
 

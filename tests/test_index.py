@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -430,3 +431,18 @@ def test_a_completed_content_is_in_the_index_once(shelf: Shelf) -> None:
     fresh = Index(50)
     fresh.refresh(shelf.record)
     assert contents(fresh) == contents(shelf.index)
+
+
+def test_a_search_takes_one_thread_of_openmp_whoever_asks(shelf: Shelf) -> None:
+    """OpenMP's setting is one for each thread: set at import alone, a busy server searched nine times slower."""
+    seen = []
+
+    def ask() -> None:
+        shelf.index.search(SignalType.PDQ, codes(1, 1), 31)
+        seen.append(faiss.omp_get_max_threads())
+
+    shelf.enroll(still(codes(1, 1)[0]))
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert seen == [1]

@@ -395,7 +395,8 @@ def test_settings_in_another_form_than_json_are_not_overheard(admin: Api) -> Non
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1e2", "cursor=x", "cursor=-1",
-                                   "cursor=１", "cursor=²", "cursor=" + "9" * 30, "cursor=%00", "cursor=1%20"])  # fmt: skip
+                                   "cursor=１", "cursor=²", "cursor=" + "9" * 30, "cursor=%00",
+                                   "cursor=1%20"])  # fmt: skip
 def test_a_page_that_there_is_not(admin: Api, query: str) -> None:
     bank = admin.bank()
     quoted = "".join(c if ord(c) < 128 else "".join(f"%{b:02X}" for b in c.encode()) for c in query)
@@ -525,8 +526,9 @@ with Local(Path(sys.argv[1])) as local:
     sys.stdout.write(answer.body.decode())
     assert 'code="internal_error"' in local.api().get("/metrics").body.decode()
 """
-    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True,
-                          env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"}, check=False)  # fmt: skip
+    given = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=given, check=False)
     assert done.returncode == 0, done.stderr
     assert "internal_error" in done.stdout
     assert "RuntimeError" in done.stderr

@@ -103,22 +103,32 @@ def test_times_may_grow_together_but_a_ratio_may_not_fall() -> None:
         Timing(t.group, t.name, t.ours, tuple(9 * value for value in t.seconds)) for t in section().timings
     ))  # fmt: skip
     assert report.build({}, [slower_machine], old).status == 0
-    fell = report.build({}, [section(ours=(2.0, 4.0, 2.0))], old)
+    fell = report.build({}, [section(ours=(2.0, 4.0, 2.4))], old)
     assert fell.status == 1
     assert fell.regressions[0] == "Hashing | 512×512 | staydown pdq | pdqhash: was 10.00, is 5.00"
     assert "Fell against the earlier run" in report.to_markdown(fell)
 
 
+def span(value: float, share: float = 0.0) -> report.Span:
+    return report.Span(value * (1 - share), value, value * (1 + share))
+
+
 def test_a_fall_within_the_tolerance_is_none() -> None:
-    assert report.regressions({"a": 10.0}, {"a": 7.1}) == ()
-    assert report.regressions({"a": 10.0}, {"a": 6.9}) == ("a: was 10.00, is 6.90",)
-    assert report.regressions({"a": 10.0}, {"a": 9.4}, tolerance=0.05) == ("a: was 10.00, is 9.40",)
+    assert report.regressions({"a": span(10)}, {"a": span(7.1)}) == ()
+    assert report.regressions({"a": span(10)}, {"a": span(6.9)}) == ("a: was 10.00, is 6.90",)
+    assert report.regressions({"a": span(10)}, {"a": span(9.4)}, tolerance=0.05) == ("a: was 10.00, is 9.40",)
+
+
+def test_a_fall_within_the_spread_is_none() -> None:
+    assert report.regressions({"a": span(10, 0.2)}, {"a": span(5)}) == ("a: was 10.00, is 5.00",)
+    assert report.regressions({"a": span(10, 0.2)}, {"a": span(5, 0.2)}) == ()
 
 
 def test_a_ratio_that_is_gone_is_named() -> None:
-    assert report.regressions({"a": 1.0, "b": 2.0}, {"a": 1.0, "c": 9.0}) == ("b: was 2.00, is not measured any more",)
-    assert report.regressions({"a": 1.0}, {"b": 1.0}) == ("the two runs have no ratio in common",)
-    assert report.regressions({}, {"b": 1.0}) == ()
+    old = {"a": span(1), "b": span(2)}
+    assert report.regressions(old, {"a": span(1), "c": span(9)}) == ("b: was 2.00, is not measured any more",)
+    assert report.regressions({"a": span(1)}, {"b": span(1)}) == ("the two runs have no ratio in common",)
+    assert report.regressions({}, {"b": span(1)}) == ()
 
 
 # --- text -------------------------------------------------------------------------------
@@ -145,8 +155,8 @@ def test_the_document_holds_ratios_and_facts() -> None:
     document = report.to_json(report.build({"CPU": "one"}, [section()]))
     assert document["machine"] == {"CPU": "one"}
     assert report.ratios_of(document) == {
-        "Hashing | 512×512 | staydown pdq | pdqhash": 10.0,
-        "Hashing | 512×512 | staydown pdq | quicker": 0.5,
+        "Hashing | 512×512 | staydown pdq | pdqhash": (10.0, 10.0, 11.0),
+        "Hashing | 512×512 | staydown pdq | quicker": (0.5, 0.5, 0.5),
     }
     assert document["facts"] == [{"group": "512×512", "name": "memory", "value": 32.0, "unit": "bytes a hash"}]
     assert json.loads(json.dumps(document)) == document

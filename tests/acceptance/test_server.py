@@ -226,3 +226,19 @@ def test_the_server_runs_from_any_folder(tmp_path: Path) -> None:
     done = subprocess.run([COMMAND, "check", "a.jpg"], env=environment(tmp_path / "home"), cwd=tmp_path,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_once_the_server_has_stopped_no_file_holds_a_withdrawn_hash(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    def holders() -> set[str]:
+        return {path.name for path in home.iterdir() if bytes.fromhex(HASH) in path.read_bytes()}
+
+    with Server(home) as server:
+        api = server.api(server.first_key())
+        bank = api.bank()
+        content = api.post(f"/v1/banks/{bank}/contents", ready()).json["content_id"]
+        assert holders()
+        assert api.call("DELETE", f"/v1/banks/{bank}/contents/{content}").status == 204
+        assert server.stop() == 0
+    assert holders() == set()
