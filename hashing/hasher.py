@@ -5,12 +5,16 @@ Called in this process by tests and benchmarks, and inside a worker process by
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from hashing.clips import Clip
 from hashing.errors import MediaTooLarge, UnsupportedMedia
+from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs, Plane, confirm
 from hashing.media import Container, Limits, Sampling, Source, sniff
-from hashing.signals import Kind, Media, Signal, SignalType
+from hashing.signals import Kind, Media, Signal, SignalType, Sketches
 from hashing.stills import Still
 from hashing.video import hash_frames
 
@@ -47,13 +51,22 @@ def _open(data: bytes, container: Container, limits: Limits) -> Source:
     return Clip(data, container, limits) if container.demuxer else Still(data, limits)
 
 
-def hash_pictures(data: bytes, plan: Plan) -> Signal:
-    """Hash what the media shows; `exact` stays empty and `media.sha256` None."""
+def hash_pictures(data: bytes, plan: Plan) -> tuple[Signal, tuple[Plane, ...]]:
+    """Hash what the media shows; `exact` stays empty and `media.sha256` None.
+
+    The planes belong to the signal's sketches, one each, for `confirm_pairs`.
+    """
     source = _open(data, admit(data, plan.limits), plan.limits)
-    rows, count = hash_frames(source.frames(plan.sampling), plan.sampling, plan.types)
+    found = hash_frames(source.frames(plan.sampling), plan.sampling, plan.types)
     duration_s = source.duration_s if source.kind is Kind.VIDEO else None
-    media = Media(source.kind, None, source.width or None, source.height or None, duration_s, count)
-    return Signal(media, rows, reason=source.reason)
+    media = Media(source.kind, None, source.width or None, source.height or None, duration_s, found.count)
+    return Signal(media, found.frames, (), source.reason, found.sketches), found.planes
+
+
+def confirm_pairs(sketches: Sketches, planes: Sequence[Plane], pairs: Pairs) -> Evidence:
+    """Return a row of EVIDENCE_DTYPE for each pair (PAIR_DTYPE) of a query's sketch and a reference's."""
+    rows = [confirm(planes[pair["query"]], sketches[pair["query"]], pair["reference"]) for pair in pairs]
+    return np.concatenate(rows) if rows else np.empty(0, EVIDENCE_DTYPE)
 
 
 def with_digests(signal: Signal, exact: tuple[tuple[SignalType, bytes], ...]) -> Signal:
@@ -61,7 +74,7 @@ def with_digests(signal: Signal, exact: tuple[tuple[SignalType, bytes], ...]) ->
     media = signal.media
     sha256 = dict(exact)[SignalType.SHA256].hex()
     known = Media(media.kind, sha256, media.width, media.height, media.duration_s, media.frames_hashed)
-    return Signal(known, signal.frames, exact, signal.reason)
+    return Signal(known, signal.frames, exact, signal.reason, signal.sketches)
 
 
 def hash_media(data: bytes, plan: Plan) -> Signal:
@@ -69,4 +82,4 @@ def hash_media(data: bytes, plan: Plan) -> Signal:
 
     What could be opened but not judged comes back as a Signal with a reason.
     """
-    return with_digests(hash_pictures(data, plan), digests(data))
+    return with_digests(hash_pictures(data, plan)[0], digests(data))

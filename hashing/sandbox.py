@@ -10,14 +10,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from hashing import wire
-from hashing.errors import MediaError, Reason
+from hashing.errors import MediaError, Reason, UnhashableMedia
 from hashing.hasher import Plan, admit, digests, with_digests
-from hashing.signals import FRAME_DTYPE, Kind, Media, Signal, no_frames
+from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs
+from hashing.signals import Kind, Media, Signal, no_frames
 
 # PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -65,8 +69,15 @@ class _Worker:
     def receive(self, plan: Plan) -> Signal:
         try:
             header = self._read(wire.ANSWER.size)
-            body = self._read(wire.rows_announced(header, plan.limits) * FRAME_DTYPE.itemsize)
+            body = self._read(wire.bytes_announced(header, plan.limits))
             return wire.unpack_signal(header, body)
+        except (OSError, ValueError) as error:
+            raise _Failed(_reason_of(error)) from error
+
+    def confirm(self, pairs: Pairs) -> Evidence:
+        try:
+            self._socket.sendall(wire.pack_pairs(pairs))
+            return wire.unpack_evidence(self._read(len(pairs) * EVIDENCE_DTYPE.itemsize))
         except (OSError, ValueError) as error:
             raise _Failed(_reason_of(error)) from error
 
@@ -91,6 +102,52 @@ def _reason_of(error: Exception) -> Reason:
     return Reason.DECODER_TIMED_OUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASHED
 
 
+def _unseen(kind: Kind, failure: _Failed) -> Signal:
+    return Signal(Media(kind), no_frames(), reason=failure.reason)
+
+
+class Opened:
+    """Media that a worker has hashed and still has before it."""
+
+    signal: Signal
+
+    def __init__(self, worker: _Worker | None, signal: Signal | None = None) -> None:
+        self._worker = worker
+        self.sound = False  # the worker waits for its next request
+        if signal is not None:
+            self.signal = signal
+
+    def hash(self, data: bytes, plan: Plan, kind: Kind) -> None:
+        """Hash the media; what the worker could not do is the signal's reason."""
+        if self._worker is None:
+            return
+        try:
+            self._worker.send(data, plan)
+            exact = digests(data)
+            found = self._worker.receive(plan)
+            self.sound = True
+        except _Failed as failure:
+            found, exact = _unseen(kind, failure), digests(data)
+        except MediaError:  # an answer like any other
+            self.sound = True
+            raise
+        self.signal = with_digests(found, exact)
+
+    def confirm(self, pairs: Pairs) -> Evidence:
+        """Return the evidence (EVIDENCE_DTYPE) for pairs of sketches; UnhashableMedia if the worker fails."""
+        if not len(pairs):
+            return np.empty(0, EVIDENCE_DTYPE)
+        if self._worker is None or not self.sound:
+            raise UnhashableMedia(Reason.DECODER_CRASHED)
+        self.sound = False
+        try:
+            evidence = self._worker.confirm(pairs)
+        except _Failed as failure:
+            raise UnhashableMedia(failure.reason) from failure
+        self.sound = True
+        return evidence
+
+
 class Pool:
     """`workers` processes behind one thread-safe call."""
 
@@ -110,25 +167,26 @@ class Pool:
         Raises UnsupportedMedia, CorruptMedia, MediaTooLarge. A crash or a time-out is a
         Signal with that reason and no frames.
         """
+        with self.open(data, plan) as opened:
+            return opened.signal
+
+    @contextmanager
+    def open(self, data: bytes, plan: Plan) -> Iterator["Opened"]:
+        """Hash media as `hash_media` does, and keep its worker while the block runs, to confirm pairs."""
         container = admit(data, plan.limits)
-        worker: _Worker | None = None
-        keep: _Worker | None = None
+        kind = Kind.VIDEO if container.demuxer else Kind.IMAGE
         try:
             worker = self._take()
-            worker.send(data, plan)
-            exact = digests(data)
-            signal = worker.receive(plan)
-            keep = worker
-        except _Failed as failure:
-            kind = Kind.VIDEO if container.demuxer else Kind.IMAGE
-            signal, exact = Signal(Media(kind), no_frames(), reason=failure.reason), digests(data)
-        except MediaError:  # an answer like any other
-            keep = worker
-            raise
+        except _Failed as failure:  # the pool is ending
+            yield Opened(None, with_digests(_unseen(kind, failure), digests(data)))
+            return
+        opened = Opened(worker)
+        try:
+            opened.hash(data, plan, kind)
+            yield opened
         finally:
-            if worker is not None:
-                self._put_back(worker, keep)
-        return with_digests(signal, exact)
+            sound, opened.sound = opened.sound, False  # the worker is no longer the caller's
+            self._put_back(worker, worker if sound else None)
 
     def _take(self) -> _Worker:
         worker = self._idle.get()

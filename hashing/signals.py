@@ -25,7 +25,10 @@ Codes = NDArray[np.uint8]
 
 
 class SignalType(StrEnum):
-    """A kind of hash. `sha256` and `md5` find exact copies, the others edited ones."""
+    """A kind of hash. `sha256` and `md5` find exact copies, the others edited ones.
+
+    `keypoints` is not one hash a frame but a sketch: see SKETCH_DTYPE.
+    """
 
     SHA256 = "sha256"
     MD5 = "md5"
@@ -33,10 +36,11 @@ class SignalType(StrEnum):
     PHASH = "phash"
     DHASH = "dhash"
     WHASH = "whash"
+    KEYPOINTS = "keypoints"
 
 
 EXACT_BYTES = {SignalType.SHA256: 32, SignalType.MD5: 16}
-PERCEPTUAL = tuple(t for t in SignalType if t not in EXACT_BYTES)
+PERCEPTUAL = (SignalType.PDQ, SignalType.PHASH, SignalType.DHASH, SignalType.WHASH)
 CLASSIC = (SignalType.PHASH, SignalType.DHASH, SignalType.WHASH)
 
 
@@ -120,6 +124,36 @@ FRAME_DTYPE = np.dtype(
 )
 MAX_QUALITY = 100
 
+# One sketched frame: local descriptors with their places, and the directions of its edges.
+# Places are in 1/64 pixel of a plane of width × height; only the first `count` keypoints count.
+MAX_KEYPOINTS = 600
+GRID_SIDE = 32
+GRID_BYTES = 2 * 2 * GRID_SIDE * GRID_SIDE // 8  # two bits for each of two directions
+KEYPOINT_DTYPE = np.dtype([("x", "<u2"), ("y", "<u2"), ("code", "u1", (HASH_BYTES,))])
+SKETCH_DTYPE = np.dtype(
+    [
+        ("timestamp_s", "<f8"),
+        ("until_s", "<f8"),
+        ("width", "<u2"),
+        ("height", "<u2"),
+        ("count", "<u2"),
+        ("mirrored", "u1"),
+        ("grid", "u1", (GRID_BYTES,)),
+        ("keypoints", KEYPOINT_DTYPE, (MAX_KEYPOINTS,)),
+    ]
+)
+Sketches = NDArray[np.void]
+
+
+def no_sketches() -> Sketches:
+    """Return zero rows of SKETCH_DTYPE."""
+    return np.empty(0, dtype=SKETCH_DTYPE)
+
+
+def no_frames() -> Frames:
+    """Return zero rows of FRAME_DTYPE."""
+    return np.empty(0, dtype=FRAME_DTYPE)
+
 
 class Kind(StrEnum):
     """What was asked about."""
@@ -154,7 +188,7 @@ class Signal:
     frames: Frames
     exact: tuple[tuple[SignalType, bytes], ...] = ()
     reason: Reason | None = None
-    counts: dict[str, int] = field(default_factory=dict, compare=False)
+    sketches: Sketches = field(default_factory=no_sketches)
 
     def __post_init__(self) -> None:
         if self.frames.dtype != FRAME_DTYPE or self.frames.ndim != 1:
@@ -163,11 +197,6 @@ class Signal:
     def of_type(self, signal_type: SignalType) -> Frames:
         """Return the rows of one perceptual signal type, shape (m,)."""
         return self.frames[np.isin(self.frames["profile"], profiles_of(signal_type))]
-
-
-def no_frames() -> Frames:
-    """Return zero rows of FRAME_DTYPE."""
-    return np.empty(0, dtype=FRAME_DTYPE)
 
 
 def to_hex(code: Any) -> str:

@@ -25,6 +25,7 @@ from hashing.signals import Kind
 T = TypeVar("T")
 
 ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
+_ORIENTATION = 0x0112  # the EXIF tag
 DEFAULT_FRAME_S = 0.1  # what browsers show for a missing or tiny duration
 _PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")  # MPO is opened as JPEG
 
@@ -71,8 +72,8 @@ def to_pictures(image: Image.Image) -> list[Pixels]:
         if rgba.getchannel("A").getextrema() != (255, 255):
             return [_on(255, rgba), _on(0, rgba)]
         return [np.asarray(rgba.convert("RGB"))]
-    if image.mode in {"1", "L"}:
-        return [np.asarray(image.convert("L"))]
+    if image.mode in {"1", "L", "RGB"}:
+        return [np.asarray(image.convert("L") if image.mode == "1" else image)]
     if image.mode == "LAB":
         converted = ImageCms.applyTransform(image, _lab_to_rgb())
         return [np.asarray(converted)]
@@ -160,7 +161,8 @@ class Still:
         if not self._limits.allow(*self._image.size):
             raise Image.DecompressionBombError
         self._image.load()
-        return to_pictures(ImageOps.exif_transpose(self._image))
+        turned = self._image.getexif().get(_ORIENTATION, 1) != 1
+        return to_pictures(ImageOps.exif_transpose(self._image) if turned else self._image)
 
     def _reopened(self, number: int) -> list[Pixels]:
         self._image = _open(self._data)

@@ -4,12 +4,16 @@ Enrolment keeps one form of a frame, a query asks for all eight, so that each of
 compared once. A still scene becomes one row with the span of time in which it stood.
 """
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hashing.borders import trimmed
 from hashing.classic import classic
+from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch
+from hashing.keypoints import Plane as GreyPlane
 from hashing.media import Frame, Pixels, Sampling
 from hashing.pdq import PdqHash, Plane, downsample, pdq, pdq_of_plane
 from hashing.signals import (
@@ -20,11 +24,16 @@ from hashing.signals import (
     VIEWS,
     Frames,
     SignalType,
+    Sketches,
     View,
     distance,
     no_frames,
+    no_sketches,
 )
 
+SKETCH_SPACING_S = 1.0  # sketches are thinner than hashes: each weighs as much as three hundred
+MAX_SKETCHES = 4000
+MAX_QUERY_SKETCHES = 48
 NEAR_BITS = 4  # PDQ distances of unmoving, re-encoded frames; a copy still lies within reach
 
 
@@ -67,12 +76,46 @@ def _views(frame: Frame, whole: PdqHash, forms: int, types: frozenset[SignalType
     return np.concatenate(found)
 
 
-def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[SignalType]) -> tuple[Frames, int]:
-    """Hash frames one by one; a picture is dropped as soon as its rows are made.
+class _Sketcher:
+    """Sketches frames that are far enough apart; at a query mirrored as well, and keeping their planes."""
 
-    Returns the rows (FRAME_DTYPE, in order of time) and how many frames were looked at.
-    """
+    def __init__(self, sampling: Sampling) -> None:
+        self._query = sampling is Sampling.SPARSE
+        self._due_s = -math.inf
+        self.rows: list[Sketches] = []
+        self.planes: list[GreyPlane] = []
+
+    def add(self, frame: Frame) -> None:
+        most = 2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES
+        if frame.timestamp_s < self._due_s or len(self.rows) >= most:
+            return
+        self._due_s = frame.timestamp_s + SKETCH_SPACING_S
+        plane = plane_of(frame)
+        self._keep(frame, sketch(plane, QUERY_KEYPOINTS if self._query else ENROLL_KEYPOINTS))
+        if self._query:
+            over = np.ascontiguousarray(plane[:, ::-1])
+            self._keep(frame, sketch(over, QUERY_KEYPOINTS, mirrored=True))
+            self.planes += [plane, over]
+
+    def _keep(self, frame: Frame, row: Sketches) -> None:
+        row["timestamp_s"] = row["until_s"] = frame.timestamp_s
+        self.rows.append(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """What frames gave: rows, sketches, and at a query the planes of the sketches, which stay in the worker."""
+
+    frames: Frames
+    count: int
+    sketches: Sketches = field(default_factory=no_sketches)
+    planes: tuple[GreyPlane, ...] = ()
+
+
+def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[SignalType]) -> Hashed:
+    """Hash frames one by one, in order of time; a picture is dropped as soon as its rows are made."""
     forms = len(TRANSFORMS) if sampling is Sampling.SPARSE else 1
+    sketcher = _Sketcher(sampling) if SignalType.KEYPOINTS in types else None
     kept: list[Frames] = []
     count = 0
     for frame in frames:
@@ -82,4 +125,9 @@ def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[Si
             kept[-1]["until_s"] = frame.timestamp_s
             continue
         kept.append(_views(frame, whole, forms, types))
-    return (np.concatenate(kept) if kept else no_frames()), count
+        if sketcher is not None:
+            sketcher.add(frame)
+    rows = np.concatenate(kept) if kept else no_frames()
+    if sketcher is None or not sketcher.rows:
+        return Hashed(rows, count)
+    return Hashed(rows, count, np.concatenate(sketcher.rows), tuple(sketcher.planes))

@@ -1,7 +1,9 @@
-"""What a worker process is sent and what it answers: two fixed binary records, range-checked.
+"""What a worker process is sent and what it answers: fixed binary records, range-checked.
 
 A worker decodes hostile bytes, so nothing it says is trusted: no pickle, no text, no
 lengths beyond what was asked for. `ValueError` means that the answer is not one.
+
+A request is media to hash, or pairs of sketches to confirm on the media hashed last.
 """
 
 import math
@@ -11,11 +13,14 @@ import numpy as np
 
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
+from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
 from hashing.media import Limits, Sampling
 from hashing.signals import (
     FRAME_DTYPE,
+    MAX_KEYPOINTS,
     MAX_QUALITY,
     PROFILES,
+    SKETCH_DTYPE,
     TRANSFORMS,
     VIEWS,
     Frames,
@@ -23,11 +28,15 @@ from hashing.signals import (
     Media,
     Signal,
     SignalType,
+    Sketches,
 )
+from hashing.video import MAX_QUERY_SKETCHES, MAX_SKETCHES
 
 REQUEST = struct.Struct("<4sBIQQdIId")
-ANSWER = struct.Struct("<4sBBBIIdII")
-_ASK, _TELL = b"sdq1", b"sda1"
+CONFIRM = struct.Struct(f"<4sI{REQUEST.size - 8}x")  # as long as a request
+ANSWER = struct.Struct("<4sBBBIIdIII")
+_ASK, _ASK_CONFIRM, _TELL = b"sdq1", b"sdc1", b"sda1"
+MAX_PAIRS = 256
 _TYPES, _SAMPLINGS, _KINDS, _REASONS = tuple(SignalType), tuple(Sampling), tuple(Kind), tuple(Reason)
 _ERRORS: tuple[type[MediaError], ...] = (UnsupportedMedia, CorruptMedia)
 _MAX_SIDE = (1 << 31) - 1  # of a header; what is decoded has at most media.MAX_SIDE
@@ -61,20 +70,20 @@ def pack_signal(signal: Signal) -> bytes:
     reason = 0 if signal.reason is None else 1 + _REASONS.index(signal.reason)
     header = ANSWER.pack(
         _TELL, 0, _KINDS.index(media.kind), reason, media.width or 0, media.height or 0,
-        duration, media.frames_hashed, len(signal.frames),
+        duration, media.frames_hashed, len(signal.frames), len(signal.sketches),
     )  # fmt: skip
-    return header + signal.frames.tobytes()
+    return header + signal.frames.tobytes() + signal.sketches.tobytes()
 
 
 def pack_error(error: MediaError) -> bytes:
     """Return the answer for media that could not be taken."""
     number = 1 + _ERRORS.index(type(error))
-    return ANSWER.pack(_TELL, number, 0, 0, 0, 0, math.nan, 0, 0)
+    return ANSWER.pack(_TELL, number, 0, 0, 0, 0, math.nan, 0, 0, 0)
 
 
-def rows_announced(header: bytes, limits: Limits) -> int:
-    """Return how many rows follow an answer's header; raises the MediaError that it states."""
-    magic, status, kind, reason, width, height, _, frames, rows = ANSWER.unpack(header)
+def bytes_announced(header: bytes, limits: Limits) -> int:
+    """Return how many bytes follow an answer's header; raises the MediaError that it states."""
+    magic, status, kind, reason, width, height, _, frames, rows, sketches = ANSWER.unpack(header)
     if magic != _TELL or status > len(_ERRORS):
         raise ValueError("not an answer")
     if status:
@@ -83,22 +92,55 @@ def rows_announced(header: bytes, limits: Limits) -> int:
         raise ValueError("an answer out of range")
     if frames > 2 * max(limits.max_frames, limits.max_stills) or rows > frames * _ROWS_A_FRAME:
         raise ValueError("an answer with more rows than frames can give")
-    return int(rows)
+    if sketches > min(2 * frames, max(2 * MAX_QUERY_SKETCHES, MAX_SKETCHES)):
+        raise ValueError("an answer with more sketches than frames can give")
+    return int(rows) * FRAME_DTYPE.itemsize + int(sketches) * SKETCH_DTYPE.itemsize
 
 
 def _in_range(rows: Frames) -> bool:
     bounds = {"profile": len(PROFILES), "view": len(VIEWS), "transform": len(TRANSFORMS), "quality": MAX_QUALITY + 1}
-    return all(int(rows[name].max(initial=0)) < bound for name, bound in bounds.items()) and not bool(
-        np.isinf(rows["timestamp_s"]).any() or np.isinf(rows["until_s"]).any()
-    )
+    return all(int(rows[name].max(initial=0)) < bound for name, bound in bounds.items()) and _timed(rows)
+
+
+def _timed(rows: Frames | Sketches) -> bool:
+    return not bool(np.isinf(rows["timestamp_s"]).any() or np.isinf(rows["until_s"]).any())
+
+
+def _sketched(rows: Sketches) -> bool:
+    bounds = {"width": PLANE_SIDE, "height": PLANE_SIDE, "count": MAX_KEYPOINTS, "mirrored": 1}
+    sized = bool((rows["width"] > 0).all() and (rows["height"] > 0).all())
+    return sized and all(int(rows[name].max(initial=0)) <= most for name, most in bounds.items()) and _timed(rows)
 
 
 def unpack_signal(header: bytes, body: bytes) -> Signal:
-    """Return the Signal of an answer whose header `rows_announced` has accepted."""
-    _, _, kind, reason, width, height, duration, frames, _ = ANSWER.unpack(header)
-    rows = np.frombuffer(body, FRAME_DTYPE)
-    if not _in_range(rows) or math.isinf(duration):
+    """Return the Signal of an answer whose header `bytes_announced` has accepted."""
+    _, _, kind, reason, width, height, duration, frames, count, _ = ANSWER.unpack(header)
+    rows = np.frombuffer(body, FRAME_DTYPE, count)
+    sketches = np.frombuffer(body, SKETCH_DTYPE, offset=rows.nbytes)
+    if not _in_range(rows) or not _sketched(sketches) or math.isinf(duration):
         raise ValueError("a row out of range")
     duration_s = None if math.isnan(duration) else float(duration)
     media = Media(_KINDS[kind], None, width or None, height or None, duration_s, frames)
-    return Signal(media, rows, reason=_REASONS[reason - 1] if reason else None)
+    return Signal(media, rows, (), _REASONS[reason - 1] if reason else None, sketches)
+
+
+def pack_pairs(pairs: Pairs) -> bytes:
+    """Return the request to confirm pairs, at most MAX_PAIRS."""
+    return CONFIRM.pack(_ASK_CONFIRM, len(pairs)) + pairs.tobytes()
+
+
+def pairs_announced(header: bytes) -> int:
+    """Return how many bytes of pairs follow a request's header: 0 if it asks to hash media."""
+    magic, count = CONFIRM.unpack(header)
+    return int(count) * PAIR_DTYPE.itemsize if magic == _ASK_CONFIRM and count <= MAX_PAIRS else 0
+
+
+def unpack_evidence(body: bytes) -> Evidence:
+    """Return the evidence of an answer of the right length; ValueError if it is out of range."""
+    rows = np.frombuffer(body, EVIDENCE_DTYPE)
+    for name, (least, most) in EVIDENCE_RANGE.items():
+        if not ((rows[name] >= least) & (rows[name] <= most)).all():  # NaN is neither
+            raise ValueError("evidence out of range")
+    if (rows["agreeing"] > rows["blocks"]).any():
+        raise ValueError("evidence out of range")
+    return rows

@@ -11,27 +11,47 @@ import sys
 
 import av.logging
 import cv2
+import numpy as np
 
 from hashing import wire
 from hashing.errors import MediaError
-from hashing.hasher import hash_pictures
+from hashing.hasher import confirm_pairs, hash_pictures
+from hashing.keypoints import PAIR_DTYPE, Plane
+from hashing.signals import no_sketches
 
 
-def answer(header: bytes, body: bytes) -> bytes:
-    """Return the record for one request."""
-    plan, _ = wire.unpack_request(header)
-    try:
-        return wire.pack_signal(hash_pictures(body, plan))
-    except MediaError as error:
-        return wire.pack_error(error)
+class Desk:
+    """What the worker has before it: the sketches and planes of the media hashed last."""
+
+    def __init__(self) -> None:
+        self._sketches = no_sketches()
+        self._planes: tuple[Plane, ...] = ()
+
+    def hash(self, header: bytes, body: bytes) -> bytes:
+        """Return the record for media."""
+        self._sketches, self._planes = no_sketches(), ()
+        plan, _ = wire.unpack_request(header)
+        try:
+            signal, self._planes = hash_pictures(body, plan)
+        except MediaError as error:
+            return wire.pack_error(error)
+        self._sketches = signal.sketches
+        return wire.pack_signal(signal)
+
+    def confirm(self, body: bytes) -> bytes:
+        """Return the evidence for pairs, a row each."""
+        return confirm_pairs(self._sketches, self._planes, np.frombuffer(body, PAIR_DTYPE)).tobytes()
 
 
 def run(channel: socket.socket) -> None:
     """Answer requests until the other side closes."""
+    desk = Desk()
     with channel.makefile("rb") as stream:
         while header := stream.read(wire.REQUEST.size):
-            size = wire.unpack_request(header)[1]
-            channel.sendall(answer(header, stream.read(size)))
+            if size := wire.pairs_announced(header):
+                channel.sendall(desk.confirm(stream.read(size)))
+            else:
+                channel.sendall(desk.hash(header, stream.read(wire.unpack_request(header)[1])))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from indexer.store import Change, Store, now
 from indexer.tables import bank, content
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
-DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ)
+DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
 LIVE = content.c.withdrawn_at.is_(None)
 
 
@@ -128,4 +128,5 @@ class Banks:
         with self.store.change(actor) as change:
             found = self.bank_within(change, name, counted=True)
             change.connection.execute(delete(bank).where(bank.c.bank_pk == found.bank_pk))
+            change.erased = True
             change.log("bank.delete", name, contents=found.contents)

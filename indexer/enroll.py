@@ -50,23 +50,25 @@ class ReadyHash:
 
     def code(self) -> bytes:
         """Return the bytes; InvalidHash."""
+        if self.signal_type is SignalType.KEYPOINTS:
+            raise InvalidHash("keypoints are taken from media, not sent as a hash")
         return from_hex(self.signal_type, self.hash)
 
     def profile_number(self) -> int:
         """Return the profile that the hash states, or its type's usual one; InvalidHash."""
-        number = PROFILE_NAMES.get(self.profile) if self.profile else PROFILE_OF_TYPE[self.signal_type]
+        number = PROFILE_NAMES.get(self.profile) if self.profile else PROFILE_OF_TYPE.get(self.signal_type)
         if number is None or PROFILES[number].signal_type is not self.signal_type:
             raise InvalidHash(f"there is no profile {self.profile!r} of {self.signal_type}")
         return number
 
 
 def _row(ready: ReadyHash) -> Frames:
-    row = np.zeros(1, FRAME_DTYPE)
+    row, code = np.zeros(1, FRAME_DTYPE), ready.code()
     row["profile"] = ready.profile_number()
     row["view"] = VIEWS.index(ready.view)
     row["quality"] = MAX_QUALITY if ready.quality is None else ready.quality
     row["timestamp_s"] = row["until_s"] = np.nan if ready.timestamp_s is None else ready.timestamp_s
-    row["hash"] = np.frombuffer(ready.code(), np.uint8).reshape(1, HASH_BYTES)
+    row["hash"] = np.frombuffer(code, np.uint8).reshape(1, HASH_BYTES)
     return row
 
 
@@ -119,24 +121,30 @@ def _wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, 
 
 def _new_content(submission: Submission, bank: Bank) -> NewContent:
     """Return what of a submission is to be written; NothingToEnroll."""
-    frames, digests = _wanted(submission.signal, bank)
-    if not len(frames) and not digests:
-        raise NothingToEnroll
     signal = submission.signal
-    return NewContent(fingerprint(signal), signal.media, frames, digests, submission.case, submission.labels)
+    frames, digests = _wanted(signal, bank)
+    sketches = signal.sketches[(signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)]
+    if not len(frames) and not digests and not len(sketches):
+        raise NothingToEnroll
+    mark = fingerprint(signal)
+    return NewContent(mark, signal.media, frames, digests, submission.case, submission.labels, sketches)
 
 
-def _warnings(signal: Signal, frames: Frames) -> tuple[str, ...]:
+def _warnings(signal: Signal, new: NewContent) -> tuple[str, ...]:
     found = [signal.reason.value] if signal.reason else []
-    usable = frames["quality"] >= MIN_QUALITY
-    if (len(frames) or signal.media.kind is not Kind.HASHES) and not bool(usable.any()):
+    usable = new.frames["quality"] >= MIN_QUALITY
+    if not len(new.frames):  # nothing but sketches
+        usable = new.sketches["count"] > 0
+    if (len(new.frames) or signal.media.kind is not Kind.HASHES) and not bool(usable.any()):
         found.append(Reason.FEATURELESS.value)
     return tuple(found)
 
 
-def _counts(frames: Frames, digests: Sequence[tuple[SignalType, bytes]]) -> dict[str, int]:
+def _counts(new: NewContent) -> dict[str, int]:
     counts: dict[str, int] = {}
-    names = [kind.value for kind, _ in digests] + [PROFILES[int(n)].signal_type.value for n in frames["profile"]]
+    names = [kind.value for kind, _ in new.digests]
+    names += [PROFILES[int(n)].signal_type.value for n in new.frames["profile"]]
+    names += [SignalType.KEYPOINTS.value] * len(new.sketches)
     for name in names:
         counts[name] = counts.get(name, 0) + 1
     return counts
@@ -176,12 +184,12 @@ class Enroller:
             content, is_new = known[new.fingerprint], created.get(new.fingerprint) is new
             if not is_new:
                 self._record.complete(change, content.content_pk, new)
-            counts = _counts(new.frames, new.digests)
+            counts = _counts(new)
             change.log("content.enroll", content.content_id, bank=bank.name, created=is_new, signals=counts)
             done.append(
                 Enrolled(
                     content.content_id, bank.name, change.revision, is_new, signal.media, counts,
-                    _warnings(signal, new.frames),
+                    _warnings(signal, new),
                 )
             )  # fmt: skip
         return done

@@ -1,4 +1,4 @@
-"""The search structure over all hashes: exact within a radius. The only file that imports faiss.
+"""The search structure over all hashes: exact within a radius. With `descriptors` the only file that imports faiss.
 
 A cache of the record, which may be deleted at any time. Each signal type has a list of
 immutable segments; new hashes become a new segment, and segments of like size are merged
@@ -7,7 +7,8 @@ takes the list as it stands. A hash is searchable with one hash in the bank as w
 million.
 
 What is withdrawn stays in a segment until the next snapshot is written or loaded; the
-record is asked about every hit, so it can no longer answer.
+record is asked about every hit, so it can no longer answer. Sketches are forgotten at the
+next refresh.
 
 Snapshot: one file, `MAGIC`, the SHA-256 of the rest in hex, a JSON header (version, store,
 revision, history, profiles, counts), then the arrays. FAISS's own files are not used, since
@@ -39,6 +40,7 @@ from hashing.signals import (
     SignalType,
     profiles_of,
 )
+from indexer.descriptors import Descriptors
 from indexer.record import Record
 
 MAGIC = b"staydown-index\n"
@@ -149,7 +151,8 @@ class Index:
         self.revision = 0
         self.ready = False
         self._types = {kind: TypeIndex() for kind in PERCEPTUAL}
-        self._last_pk = 0
+        self._descriptors: dict[int, Descriptors] = {}  # of each bank; replaced, never changed
+        self._last_pk = self._last_sketch_pk = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -157,20 +160,27 @@ class Index:
 
     def sizes(self) -> dict[str, int]:
         """Return the number of searchable hashes of each type."""
-        return {kind.value: len(index) for kind, index in self._types.items()}
+        sizes = {kind.value: len(index) for kind, index in self._types.items()}
+        return sizes | {SignalType.KEYPOINTS.value: sum(each.sketches for each in self._descriptors.values())}
 
     def search(self, signal_type: SignalType, codes: Codes, radius_bits: int) -> Hits:
         """Search one signal type."""
         return self._types[signal_type].search(codes, radius_bits)
 
+    def descriptors(self, bank_pks: Iterable[int]) -> list[Descriptors]:
+        """Return the descriptors of these banks, to be searched bank by bank."""
+        known = self._descriptors
+        return [known[bank_pk] for bank_pk in bank_pks if bank_pk in known]
+
     def refresh(self, record: Record) -> int:
         """Take in what the record has enrolled since; returns the revision that the index is at."""
         latest = record.store.revision()
-        if latest > self.revision:
+        if latest > self.revision or not self.ready:
             with self._lock:
-                if latest > self.revision:
-                    for keys, frames in record.signals_since(self.revision, latest):
+                if latest > self.revision or not self.ready:
+                    for keys, frames in record.signals_since(self.revision):
                         self._add(keys, frames)
+                    self._add_sketches(record)
                     self.revision = latest
         self.ready = True
         return self.revision
@@ -186,12 +196,30 @@ class Index:
             index.add(keys[chosen], frames["hash"][chosen])
         self._last_pk = max(self._last_pk, int(keys.max(initial=0)))
 
+    def _add_sketches(self, record: Record) -> None:
+        """Take in what is new and what is gone; no sketch is in the snapshot, so after a load all are new."""
+        if self._descriptors and record.sketches.withdrawn_since(self.revision):
+            self._forget_sketches(record)
+        for new in record.sketches.since(self._last_sketch_pk):
+            for bank_pk in np.unique(new.bank_pk).tolist():
+                if bank_pk not in self._descriptors:
+                    self._descriptors = {**self._descriptors, bank_pk: Descriptors()}
+                mine = new.bank_pk == bank_pk
+                self._descriptors[bank_pk].add(new.sketch_pk[mine], new.rows[mine])
+            self._last_sketch_pk = int(new.sketch_pk[-1])
+
+    def _forget_sketches(self, record: Record) -> None:
+        known = record.sketches.keys()
+        for each in self._descriptors.values():
+            each.keep(known)
+
     # The snapshot
 
     def save(self, path: Path, record: Record) -> None:
         """Write the snapshot, whole or not at all, without what was withdrawn."""
         with self._lock:
             self._forget_withdrawn(record)
+            self._forget_sketches(record)
             revision, arrays = self.revision, {kind: index.all() for kind, index in self._types.items()}
         header = self._header(record, revision) | {
             "counts": {kind.value: len(keys) for kind, (keys, _) in arrays.items()},
@@ -204,6 +232,9 @@ class Index:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        known = record.signal_keys()
+        if not all(np.isin(keys, known).all() for keys, _ in arrays.values()):
+            path.unlink(missing_ok=True)  # withdrawn since; whoever withdrew may have unlinked an older file
 
     def _forget_withdrawn(self, record: Record) -> None:
         known = record.signal_keys()

@@ -6,12 +6,12 @@ policy of each bank judges, and frames are aligned in time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.errors import Reason
+from hashing.errors import Reason, UnhashableMedia
 from hashing.signals import (
     EXACT_BYTES,
     INVERSE,
@@ -30,25 +30,13 @@ from indexer.alignment import FrameMatches, Segment, align
 from indexer.banks import Bank
 from indexer.errors import IndexNotReady, UnknownBank
 from indexer.index import Hits, Index
+from indexer.keypoint_matcher import Confirm, KeypointMatcher
+from indexer.matches import Match
 from indexer.policy import MIN_QUALITY, POLICIES, Policy, Verdict, false_match_probability
 from indexer.record import Content, Located, Record
 
 MAX_MATCHES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One content of a bank that the media shows, with the evidence."""
-
-    bank: str
-    content_id: str
-    verdict: Verdict
-    signal_type: SignalType
-    transform: str
-    distance_bits: int
-    inliers: int | None
-    false_match_probability: float
-    segments: tuple[Segment, ...] = ()
+_NEGATIVE = 255  # in the column `transform`, for the bits of the negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +72,18 @@ def _join(hits: Hits, located: Located) -> _Found:
     return _Found(hits.query[known], hits.distance_bits[known], located.content_pk[place], located.rows[place])
 
 
+def _inverted(rows: Frames) -> Frames:
+    """Return the upright rows as they would be of the negative: every bit of PDQ turns with its coefficient."""
+    found: Frames = rows[rows["transform"] == 0].copy()
+    found["hash"] ^= 0xFF
+    found["transform"] = _NEGATIVE
+    return found
+
+
 def _transform(query: np.void, reference: np.void) -> str:
     """Say what was done to the reference to make the copy."""
+    if query["transform"] == _NEGATIVE:
+        return "inverted"
     symmetry = INVERSE[TRANSFORMS[int(query["transform"])]]
     ours, theirs = VIEWS[int(query["view"])], VIEWS[int(reference["view"])]
     border = {(View.TRIMMED, View.FULL): "border", (View.FULL, View.TRIMMED): "border_removed"}.get((ours, theirs))
@@ -118,6 +116,7 @@ class Matcher:
 
     def __init__(self, record: Record, index: Index) -> None:
         self._record, self._index = record, index
+        self._keypoints = KeypointMatcher(record, index)
 
     def signal_types(self, bank_names: Sequence[str] | None) -> frozenset[SignalType]:
         """Return the types that the asked banks compare, with which a query has to be hashed.
@@ -136,12 +135,22 @@ class Matcher:
             raise UnknownBank
         return [bank for bank in banks if bank.name in names]
 
-    def match(self, signal: Signal, bank_names: Sequence[str] | None = None) -> Answer:
-        """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady."""
+    def match(self, signal: Signal, bank_names: Sequence[str] | None = None, confirm: Confirm | None = None) -> Answer:
+        """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady.
+
+        Keypoints are asked where nothing cheaper says `match`, and where `confirm` can
+        compare the media's own planes with sketches.
+        """
         banks = self._banks(bank_names)
         revision = self._index.refresh(self._record)
+        found = self._all_matches(signal, banks)
+        if confirm is not None and not any(match.verdict is Verdict.MATCH for _, match in found):
+            try:
+                found += self._keypoints.match(signal.sketches, banks, confirm)
+            except UnhashableMedia as failure:  # the worker that held the media is gone
+                signal = replace(signal, reason=failure.reason)
         best: dict[int, Match] = {}
-        for content, match in self._all_matches(signal, banks):
+        for content, match in found:
             known = best.get(content.content_pk)
             if known is None or _rank(match) < _rank(known):
                 best[content.content_pk] = match
@@ -173,6 +182,7 @@ class Matcher:
 
     def _perceptual(self, kind: SignalType, rows: Frames, media_kind: Kind, banks: list[Bank],
                     policies: dict[str, Policy]) -> list[tuple[Content, Match]]:  # fmt: skip
+        rows = np.concatenate([rows, _inverted(rows)]) if kind is SignalType.PDQ else rows
         radius = max(policies[bank.name].radius_bits(kind) for bank in banks)
         hits = self._index.search(kind, rows["hash"], radius)
         if not len(hits):
@@ -214,7 +224,7 @@ def _judge(kind: SignalType, content: Content, found: _Found, rows: Frames, medi
 
 
 def _rank(match: Match) -> tuple[bool, float, int]:
-    return (match.verdict is not Verdict.MATCH, match.false_match_probability, match.distance_bits)
+    return (match.verdict is not Verdict.MATCH, match.false_match_probability, match.distance_bits or 0)
 
 
 def _conclude(signal: Signal, matches: tuple[Match, ...]) -> tuple[Verdict, Reason | None]:

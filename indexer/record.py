@@ -6,7 +6,7 @@ above this file writes SQL (`keys`, `jobs` and `ledger` hold the other tables).
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,15 @@ from hashing.signals import (
     Kind,
     Media,
     SignalType,
+    Sketches,
     no_frames,
+    no_sketches,
 )
 from indexer.banks import LIVE, Banks
 from indexer.errors import UnknownContent
-from indexer.store import Change, new_id, now
-from indexer.tables import bank, content, exact, signal
+from indexer.sketches import SketchBook
+from indexer.store import Change, Store, new_id, now
+from indexer.tables import bank, content, exact, signal, sketch
 
 _BATCH = 5000
 
@@ -102,6 +105,7 @@ class NewContent:
     digests: Sequence[tuple[SignalType, bytes]]
     case: str | None
     labels: Sequence[str]
+    sketches: Sketches = field(default_factory=no_sketches)
 
 
 def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, Any]:
@@ -127,6 +131,10 @@ def _signal_values(content_pk: int, frames: Frames) -> Iterator[dict[str, Any]]:
 class Record(Banks):
     """Banks, contents and signals in one store."""
 
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.sketches = SketchBook(store)
+
     # Contents
 
     def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
@@ -148,6 +156,8 @@ class Record(Banks):
         rows = change.connection.execute(insert(content).returning(*columns), values)
         added = {row.fingerprint: Known(row.content_pk, row.content_id) for row in rows}
         _add_hashes(change, [(added[new.fingerprint].content_pk, new.frames, new.digests) for new in news])
+        for new in news:
+            self.sketches.add(change, added[new.fingerprint].content_pk, new.sketches)
         return added
 
     def complete(self, change: Change, content_pk: int, new: NewContent) -> None:
@@ -156,7 +166,8 @@ class Record(Banks):
         held = {(int(row["profile"]), int(row["view"]), bytes(row["hash"])) for row in frames}
         missing = [(int(row["profile"]), int(row["view"]), bytes(row["hash"])) not in held for row in new.frames]
         rest = new.frames[np.array(missing, bool)], [pair for pair in new.digests if pair not in digests]
-        if any(map(len, rest)):
+        self.sketches.add(change, content_pk, new.sketches)
+        if any(map(len, rest)) or len(new.sketches):
             _add_hashes(change, [(content_pk, *rest)])
             changed = update(content).where(content.c.content_pk == content_pk)
             change.connection.execute(changed.values(revision=change.revision))
@@ -197,19 +208,16 @@ class Record(Banks):
         """Return how many hashes of each type a content has."""
         counts: dict[str, int] = {}
         with self.store.read() as connection:
-            for name, n in connection.execute(
-                select(exact.c.signal_type, func.count())
-                .where(exact.c.content_pk == content_pk)
-                .group_by(exact.c.signal_type)
-            ):
+            digests = select(exact.c.signal_type, func.count()).where(exact.c.content_pk == content_pk)
+            for name, n in connection.execute(digests.group_by(exact.c.signal_type)):
                 counts[name] = n
-            for profile, n in connection.execute(
-                select(signal.c.profile, func.count())
-                .where(signal.c.content_pk == content_pk)
-                .group_by(signal.c.profile)
-            ):
+            frames = select(signal.c.profile, func.count()).where(signal.c.content_pk == content_pk)
+            for profile, n in connection.execute(frames.group_by(signal.c.profile)):
                 name = PROFILES[profile].signal_type.value
                 counts[name] = counts.get(name, 0) + n
+            sketches = select(func.count()).select_from(sketch).where(sketch.c.content_pk == content_pk)
+            if n := connection.execute(sketches).scalar_one():
+                counts[SignalType.KEYPOINTS.value] = n
         return counts
 
     def set_content(self, bank_name: str, content_id: str, *, actor: str, **fields: Any) -> Content:
@@ -232,10 +240,12 @@ class Record(Banks):
         """
         with self.store.change(actor) as change:
             gone = update(content).where(content.c.content_pk == found.content_pk, LIVE)
-            done = change.connection.execute(gone.values(withdrawn_at=now(), withdrawn_reason=reason, fingerprint=None))
+            marks = {"withdrawn_at": now(), "withdrawn_reason": reason, "revision": change.revision}
+            done = change.connection.execute(gone.values(**marks, fingerprint=None))
             if done.rowcount:
-                for table in (signal, exact):
+                for table in (signal, exact, sketch):
                     change.connection.execute(delete(table).where(table.c.content_pk == found.content_pk))
+                change.erased = True
                 change.log("content.withdraw", found.content_id, bank=found.bank, reason=reason)
             return change.revision
 
@@ -276,12 +286,16 @@ class Record(Banks):
         keys = np.array([row.signal_pk for row in rows], np.int64)
         return Located(keys, np.array([row.content_pk for row in rows], np.int64), _frames(rows))
 
-    def signals_since(self, revision: int, upto: int) -> Iterator[tuple[NDArray[np.int64], Frames]]:
-        """Yield the keys and hashes of live contents enrolled after `revision` and not after `upto`."""
+    def signals_since(self, revision: int) -> Iterator[tuple[NDArray[np.int64], Frames]]:
+        """Yield the keys and hashes of contents enrolled or completed after `revision`, in order of their keys.
+
+        There is no upper bound: it would skip the older hashes of a content that is just
+        being completed, behind which the reader then never looks again.
+        """
         query = (
             select(signal)
             .join(content, content.c.content_pk == signal.c.content_pk)
-            .where(content.c.revision > revision, content.c.revision <= upto)
+            .where(content.c.revision > revision)
             .order_by(signal.c.signal_pk)
         )
         with self.store.read() as connection:

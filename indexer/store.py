@@ -12,9 +12,10 @@ import fcntl
 import hashlib
 import json
 import secrets
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,13 +31,15 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from indexer.errors import StoreBroken
 from indexer.tables import audit, state
 
+_BUSY_TIMEOUT = "PRAGMA busy_timeout=30000"
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",
-    "PRAGMA busy_timeout=30000",
+    _BUSY_TIMEOUT,
 )
+_CHECKPOINT_MS = 500
 
 
 def now() -> str:
@@ -112,6 +115,7 @@ class Change:
     link: bytes
     actor: str
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    erased: bool = False  # hashes were deleted: no byte of them shall stay in the write-ahead log
 
     def log(self, action: str, target: str, **detail: Any) -> None:
         """Add one line to the audit log, written with this transaction. Never a hash."""
@@ -183,10 +187,25 @@ class Store:
                 change = Change(connection, int(row.revision), bytes(row.audit_digest), actor)
                 yield change
                 self._append(change)
+            if change.erased:
+                self._truncate_log()
         except IntegrityError:  # the caller knows which rule was broken
             raise
         except SQLAlchemyError as error:
             raise StoreBroken(f"the store cannot be written: {type(error).__name__}") from error
+
+    def _truncate_log(self) -> None:
+        """Empty SQLite's write-ahead log; if readers are in the way, the next erasure or the last close does it."""
+        if self.engine.dialect.name != "sqlite":
+            return
+        with suppress(SQLAlchemyError, sqlite3.Error), closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={_CHECKPOINT_MS}")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                cursor.fetchall()
+            finally:
+                cursor.execute(_BUSY_TIMEOUT)
 
     @staticmethod
     def _append(change: Change) -> None:

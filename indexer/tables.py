@@ -92,6 +92,17 @@ signal = Table(
     sqlite_autoincrement=True,
 )
 
+sketch = Table(
+    "sketch",
+    metadata,
+    Column("sketch_pk", _Key, primary_key=True),
+    Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("timestamp_s", Float),
+    Column("until_s", Float),
+    Column("data", LargeBinary, nullable=False),  # hashing.keypoints.pack_sketch
+    sqlite_autoincrement=True,
+)
+
 exact = Table(
     "exact",
     metadata,

@@ -10,7 +10,8 @@ import numpy as np
 from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, View, to_hex
 from indexer.banks import Bank
 from indexer.enroll import Enrolled
-from indexer.matcher import Answer, Match
+from indexer.matcher import Answer
+from indexer.matches import Match
 from indexer.policy import tier
 from indexer.record import Content
 from service.schemas import (

@@ -110,7 +110,7 @@ async def hash_media(request: Request, types: Types = None) -> schemas.HashOut:
     engine = engine_of(request)
     async with request.app.state.gate():
         data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
-        signal = await in_thread(request, engine.hash_for_bank, data, types or DEFAULT_TYPES, media=True)
+        signal = await in_thread(request, engine.hash_for_show, data, types or DEFAULT_TYPES, media=True)
     return answers.hash_out(signal)
 
 
@@ -171,7 +171,7 @@ async def patch_bank(request: Request, bank: Name, key: Key = requires(Permissio
 @router.delete("/banks/{bank}", status_code=204, tags=["banks"])
 async def delete_bank(request: Request, bank: Name, key: Key = requires(Permission.MANAGE)) -> None:
     """Delete a bank with all its contents and hashes, for good."""
-    await in_thread(request, lambda: engine_of(request).record.delete_bank(bank, actor=key.key_id))
+    await in_thread(request, lambda: engine_of(request).delete_bank(bank, actor=key.key_id))
 
 
 # Contents
@@ -289,9 +289,5 @@ async def withdraw(
     key: Key = requires(Permission.WITHDRAW),
 ) -> None:
     """Withdraw a content: gone from every answer at once, for good."""
-    record = engine_of(request).record
-
-    def gone() -> None:
-        record.withdraw(record.content(bank, content_id), reason=reason, actor=key.key_id)
-
-    await in_thread(request, gone)
+    engine = engine_of(request)
+    await in_thread(request, lambda: engine.withdraw_from(bank, content_id, reason=reason, actor=key.key_id))

@@ -83,6 +83,7 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InvalidSettings(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a kept connection waits 40 ms an answer
     output.say_error(f"listening on http://{host}:{listener.getsockname()[1]}")
     return listener
 
@@ -198,7 +199,7 @@ def hash_command(
         for item in _inputs(paths):
             try:
                 data = _read(engine, settings, item.name)
-                found = answers.hash_out(engine.hash_for_bank(data, signal_type or DEFAULT_TYPES))
+                found = answers.hash_out(engine.hash_for_show(data, signal_type or DEFAULT_TYPES))
             except _ITEM_ERRORS as error:
                 output.say_error(f"{item.name}: {_word(error)}: {error}")
                 code = WRONG

@@ -93,7 +93,7 @@ def delete_bank(name: Name, yes: Annotated[bool, typer.Option("--yes", help="do 
         found = engine.record.bank(name)
         if not yes:
             _confirm(f"Delete {name} with {found.contents} contents for good?")
-        engine.record.delete_bank(name, actor="cli")
+        engine.delete_bank(name, actor="cli")
 
 
 def _confirm(question: str) -> None:

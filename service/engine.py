@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hashing.errors import InvalidHash
 from hashing.hasher import Plan
 from hashing.media import Sampling
 from hashing.sandbox import Pool
@@ -20,7 +21,7 @@ from indexer.jobs import Jobs
 from indexer.ledger import Ledger
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
-from indexer.record import Record
+from indexer.record import Content, Record
 from indexer.store import Store
 from service.settings import Settings, worker_environment
 
@@ -64,23 +65,29 @@ class Engine:
                 self._pool = Pool(self.settings.worker_count, worker_environment())
             return self._pool
 
-    def hash_for_check(self, data: bytes, banks: Sequence[str] | None) -> Signal:
-        """Hash media as a query of these banks; a MediaError, or a Signal with a reason.
+    def _check_plan(self, banks: Sequence[str] | None) -> Plan:
+        """Return how a query of these banks is hashed.
 
         PDQ is always taken: its quality tells a picture without features from one that is unknown.
         """
         limits = self.settings.limits(self.settings.check_timeout_s)
-        types = self.matcher.signal_types(banks) | {SignalType.PDQ}
-        return self.pool.hash_media(data, Plan(Sampling.SPARSE, types, limits))
+        return Plan(Sampling.SPARSE, self.matcher.signal_types(banks) | {SignalType.PDQ}, limits)
 
     def hash_for_bank(self, data: bytes, types: Iterable[SignalType]) -> Signal:
         """Hash media as closely as an enrolment does."""
         limits = self.settings.limits(self.settings.enroll_timeout_s)
         return self.pool.hash_media(data, Plan(Sampling.DENSE, frozenset(types), limits))
 
+    def hash_for_show(self, data: bytes, types: Iterable[SignalType]) -> Signal:
+        """Hash media for whoever wants the hashes themselves; InvalidHash for a type without a hex form."""
+        if SignalType.KEYPOINTS in types:
+            raise InvalidHash("keypoints have no hex form: check or enroll the media itself")
+        return self.hash_for_bank(data, types)
+
     def check_media(self, data: bytes, banks: Sequence[str] | None) -> Answer:
-        """Judge media."""
-        return self.matcher.match(self.hash_for_check(data, banks), banks)
+        """Judge media; a MediaError if it is none."""
+        with self.pool.open(data, self._check_plan(banks)) as opened:
+            return self.matcher.match(opened.signal, banks, opened.confirm)
 
     def check_hashes(self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None) -> Answer:
         """Judge ready-made hashes as one piece of media."""
@@ -104,7 +111,27 @@ class Engine:
         missing = set(content_ids) - {content.content_id for content in found}
         if missing:
             raise UnknownContent(f"there is no content {', '.join(sorted(missing))}")
-        return [(c.content_id, self.record.withdraw(c, reason=reason, actor=actor)) for c in found]
+        return [(c.content_id, self._withdraw(c, reason, actor)) for c in found]
+
+    def withdraw_from(self, bank: str, content_id: str, *, reason: str, actor: str) -> int:
+        """Withdraw one content of a bank; UnknownBank, UnknownContent."""
+        return self._withdraw(self.record.content(bank, content_id), reason, actor)
+
+    def _withdraw(self, content: Content, reason: str, actor: str) -> int:
+        revision = self.record.withdraw(content, reason=reason, actor=actor)
+        self._drop_cache()
+        return revision
+
+    def delete_bank(self, name: str, *, actor: str) -> None:
+        """Delete a bank with all its contents; UnknownBank."""
+        self.record.delete_bank(name, actor=actor)
+        self._drop_cache()
+
+    def _drop_cache(self) -> None:
+        """Unlink the index cache, and what is being written of one: it has the hashes of what was just erased."""
+        path = self.settings.index_path
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink(missing_ok=True)
 
     def read_media(self, path: Path) -> bytes:
         """Read a file, but no more of it than is taken."""

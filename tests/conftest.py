@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks import corpus
 
@@ -15,6 +16,12 @@ settings.register_profile("house", deadline=None, max_examples=60, derandomize=T
 settings.load_profile("house")
 
 SHARED_MEDIA = Path(__file__).parents[2] / "shared" / "media"
+
+
+@pytest.fixture(autouse=True)
+def pillow_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give back Pillow's own limit, which `hashing.stills` sets for its process, so that tests need no order."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from hashing.errors import Reason
 from hashing.signals import (
     FRAME_DTYPE,
     PROFILE_OF_TYPE,
+    SKETCH_DTYPE,
     TRANSFORMS,
     VIEWS,
     Frames,
@@ -23,6 +24,7 @@ from hashing.signals import (
     Media,
     Signal,
     SignalType,
+    Sketches,
     Transform,
     View,
     no_frames,
@@ -130,6 +132,18 @@ def frames(
 def still(code: Codes, **how: Any) -> Signal:
     """Return the signal of a picture with this one code, uint8 (32,)."""
     return Signal(Media(Kind.IMAGE, None, 640, 480, None, 1), frames(code[None], **how))
+
+
+def sketched(seed: int, count: int = 1, points: int = 300) -> Sketches:
+    """Return sketches with random descriptors."""
+    rows, chance = np.zeros(count, SKETCH_DTYPE), np.random.default_rng(seed)
+    rows["timestamp_s"] = rows["until_s"] = NAN
+    rows["width"], rows["height"], rows["count"] = 512, 384, points
+    rows["grid"] = chance.integers(0, 256, rows["grid"].shape, np.uint8)
+    rows["keypoints"]["code"][:, :points] = chance.integers(0, 256, (count, points, 32), np.uint8)
+    rows["keypoints"]["x"][:, :points] = chance.integers(0, 512 * 64, (count, points))
+    rows["keypoints"]["y"][:, :points] = chance.integers(0, 384 * 64, (count, points))
+    return rows
 
 
 def film(hashes: Codes, times_s: Any, until_s: Any = None) -> Signal:

@@ -21,7 +21,7 @@ def test_a_bank_has_the_settings_it_was_given(shelf: Shelf) -> None:
     assert made.signal_types == (SignalType.PHASH,)
     usual = shelf.record.bank("b")
     assert (usual.description, usual.enabled, usual.policy) == ("", True, "default")
-    assert usual.signal_types == (SignalType.SHA256, SignalType.MD5, SignalType.PDQ)
+    assert usual.signal_types == (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
     assert [bank.name for bank in shelf.record.banks()] == ["b", "x.Y-1_"]
     assert [bank.name for bank in shelf.record.enabled_banks()] == ["b"]
     assert shelf.record.bank_names() == {"b", "x.Y-1_"}

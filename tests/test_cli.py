@@ -180,6 +180,12 @@ def test_hash_stores_nothing(run: Run, media: Path, tmp_path: Path) -> None:
     assert "text.txt: unsupported_media" in ran.err
 
 
+def test_hash_says_that_keypoints_have_no_hex_form(run: Run, media: Path) -> None:
+    ran = run("hash", media / "known.jpg", "--type", "keypoints")
+    assert (ran.code, ran.out) == (2, "")
+    assert "known.jpg: invalid_hash: keypoints have no hex form" in ran.err
+
+
 def test_the_same_content_twice_has_one_id(run: Run, media: Path, enrolled: str) -> None:
     again = run("enroll", media / "known.jpg", "--bank", "b", "--json").lines[0]
     assert (again["content_id"], again["created"]) == (enrolled, False)

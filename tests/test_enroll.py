@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shelf import Shelf, bare, codes, film, flipped, frames, still
+from shelf import Shelf, bare, codes, film, flipped, frames, sketched, still
 
 from benchmarks import corpus
 from hashing.errors import InvalidHash, Reason, UnhashableMedia
@@ -164,7 +164,8 @@ def test_media_of_which_nothing_was_seen_is_refused(shelf: Shelf) -> None:
 def test_a_bank_keeps_its_own_types(shelf: Shelf, kept: SignalType) -> None:
     shelf.record.set_bank("b", actor="t", signal_types=[kept])
     rows = np.concatenate([frames(codes(number, 1), kind=kind) for number, kind in enumerate(PERCEPTUAL)])
-    done = shelf.enroll(bare((SHA, b"a" * 32), (MD5, b"b" * 16), rows=rows))
+    exact, sketches = ((SHA, b"a" * 32), (MD5, b"b" * 16)), sketched(1)
+    done = shelf.enroll(Signal(Media(Kind.IMAGE), rows, exact, sketches=sketches))
     assert done.signals == {kept.value: 1} == shelf.record.signal_counts(shelf.content(done).content_pk)
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from benchmarks import corpus
 from hashing.errors import CorruptMedia, MediaError, MediaTooLarge, Reason, UnhashableMedia, UnsupportedMedia
-from hashing.hasher import DEFAULT_TYPES, Plan, admit, hash_media, hash_pictures
+from hashing.hasher import DEFAULT_TYPES, Plan, admit, confirm_pairs, hash_media, hash_pictures
+from hashing.keypoints import PAIR_DTYPE, confirm
 from hashing.media import Limits, Sampling
 from hashing.signals import CLASSIC, TRANSFORMS, Kind, SignalType, distances
 
@@ -76,6 +77,34 @@ def test_an_animation_is_found_by_its_clip() -> None:
         assert distances(known.frames["hash"], row["hash"]).min() <= 31
 
 
+def test_sketches_are_there_when_asked_for(clip: bytes) -> None:
+    types = DEFAULT_TYPES | {SignalType.KEYPOINTS}
+    asked, known = hash_media(clip, Plan(types=types)), hash_media(clip, Plan(Sampling.DENSE, types))
+    assert len(asked.sketches) == 2 * len(np.unique(asked.sketches["timestamp_s"]))
+    assert (np.diff(known.sketches["timestamp_s"]) >= 1.0).all()
+    assert len(known.sketches) >= 4
+    for signal in (asked, known):
+        assert dict(signal.exact) == dict(hash_media(clip, Plan()).exact)
+        assert (signal.sketches["count"] > 100).all()
+    for sampling in Sampling:
+        assert not len(hash_media(clip, Plan(sampling)).sketches)
+
+
+def test_pairs_are_confirmed_by_number(photos: list[Picture]) -> None:
+    types = frozenset({SignalType.KEYPOINTS})
+    over = np.ascontiguousarray(photos[1][:, ::-1])
+    signal, planes = hash_pictures(corpus.jpeg(over, 80), Plan(types=types))
+    known = [hash_media(corpus.jpeg(photo, 90), Plan(Sampling.DENSE, types)).sketches for photo in photos[:3]]
+    pairs = np.zeros(6, PAIR_DTYPE)
+    pairs["query"], pairs["reference"] = np.repeat([0, 1], 3), np.concatenate([*known, *known])
+    evidence = confirm_pairs(signal.sketches, planes, pairs)
+    assert np.flatnonzero(evidence["agreeing"] > 40).tolist() == [4]
+    for row, pair in zip(evidence, pairs, strict=True):
+        number = pair["query"]
+        assert confirm(planes[number], signal.sketches[number], pair["reference"]).tobytes() == row.tobytes()
+    assert confirm_pairs(signal.sketches, planes, pairs[:0]).tolist() == []
+
+
 # --- refusals ---------------------------------------------------------------------------
 
 
@@ -129,7 +158,8 @@ def test_the_reason_is_the_word_of_an_unhashable_error() -> None:
 )
 def test_any_bytes_give_a_signal_or_a_media_error(data: bytes, magic: bytes) -> None:
     try:
-        signal = hash_pictures(magic + data, Plan(limits=Limits(max_pixels=1_000_000)))
+        signal, planes = hash_pictures(magic + data, Plan(limits=Limits(max_pixels=1_000_000)))
+        assert planes == ()
         assert signal.reason is not None or len(signal.frames)
     except MediaError as error:
         assert error.word in {"unsupported_media", "corrupt_media"}

@@ -183,7 +183,7 @@ def test_refreshing_from_many_threads_adds_nothing_twice(shelf: Shelf) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert other.sizes() == shelf.index.sizes() == {"pdq": 400, "phash": 0, "dhash": 0, "whash": 0}
+    assert other.sizes() == shelf.index.sizes() == {"pdq": 400, "phash": 0, "dhash": 0, "whash": 0, "keypoints": 0}
     assert other.revision == shelf.store.revision()
 
 

@@ -146,7 +146,8 @@ def test_each_policy_at_its_edges(shelf: Shelf, policy: str, kind: SignalType) -
         if verdict is not NO_MATCH:
             match = only(answer)
             assert (match.verdict, match.distance_bits) == (verdict, bits)
-            assert match.false_match_probability == false_match_probability(kind, bits, 1)
+            forms = 2 if kind is PDQ else 1  # as it is and as a negative
+            assert match.false_match_probability == false_match_probability(kind, bits, forms)
 
 
 def test_review_only_never_says_match(shelf: Shelf) -> None:
@@ -196,9 +197,9 @@ def test_only_the_banks_that_are_asked_answer(shelf: Shelf) -> None:
 
 def test_the_types_of_a_query_are_those_of_the_banks(shelf: Shelf) -> None:
     shelf.record.create_bank("other", actor="t", signal_types=[SignalType.PHASH])
-    assert shelf.matcher.signal_types(["b"]) == {SHA, MD5, PDQ}
+    assert shelf.matcher.signal_types(["b"]) == {SHA, MD5, PDQ, SignalType.KEYPOINTS}
     assert shelf.matcher.signal_types(["other"]) == {SignalType.PHASH}
-    assert shelf.matcher.signal_types(None) == {SHA, MD5, PDQ, SignalType.PHASH}
+    assert shelf.matcher.signal_types(None) == {SHA, MD5, PDQ, SignalType.KEYPOINTS, SignalType.PHASH}
 
 
 def test_a_bank_compares_its_own_types_only(shelf: Shelf) -> None:

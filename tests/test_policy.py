@@ -3,12 +3,23 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from hashing.keypoints import EVIDENCE_DTYPE
 from hashing.signals import EXACT_BYTES, PERCEPTUAL, SignalType
-from indexer.policy import POLICIES, Verdict, false_match_probability, tier
+from indexer.policy import (
+    MIN_INLIERS,
+    POLICIES,
+    Verdict,
+    false_match_probability,
+    keypoint_score,
+    score_probability,
+    tier,
+)
 
 EDGES = [(name, kind) for name in POLICIES for kind in PERCEPTUAL]
 kinds = st.sampled_from(PERCEPTUAL)
@@ -38,9 +49,53 @@ def test_the_policies_are_those_that_are_documented() -> None:
 
 def test_review_only_never_says_match() -> None:
     policy = POLICIES["review-only"]
-    assert {policy.verdict(kind, bits) for kind in SignalType for bits in range(257)} == {
+    types = set(SignalType) - {SignalType.KEYPOINTS}
+    assert {policy.verdict(kind, bits) for kind in types for bits in range(257)} == {
         Verdict.REVIEW, Verdict.NO_MATCH,
     }  # fmt: skip
+    scores = (-math.inf, *np.linspace(-50.0, 50.0, 1001).tolist(), 1e300)
+    assert {policy.score_verdict(score) for score in scores} == {Verdict.REVIEW, Verdict.NO_MATCH}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_verdicts_change_at_the_scores(name: str) -> None:
+    policy = POLICIES[name]
+    assert policy.score_verdict(policy.review_score) is Verdict.REVIEW
+    assert policy.score_verdict(math.nextafter(policy.review_score, -math.inf)) is Verdict.NO_MATCH
+    assert policy.score_verdict(-math.inf) is Verdict.NO_MATCH
+    if math.isfinite(policy.match_score):
+        assert policy.match_score > policy.review_score
+        assert policy.score_verdict(policy.match_score) is Verdict.MATCH
+        assert policy.score_verdict(math.nextafter(policy.match_score, -math.inf)) is Verdict.REVIEW
+
+
+def evidence(**values: float) -> NDArray[np.void]:
+    rows = np.zeros(1, EVIDENCE_DTYPE)
+    for name, value in values.items():
+        rows[name] = value
+    return rows
+
+
+GOOD = {"inliers": 120, "spread": 40, "blocks": 60, "agreeing": 55, "ratio": 0.6, "edges": 0.8, "area": 0.9}
+
+
+def test_few_inliers_are_no_evidence_whatever_else_agrees() -> None:
+    assert keypoint_score(evidence(**GOOD))[0] > POLICIES["strict"].match_score
+    assert keypoint_score(evidence(**(GOOD | {"inliers": MIN_INLIERS - 1})))[0] == -math.inf
+    assert keypoint_score(evidence())[0] == -math.inf
+    assert len(keypoint_score(np.empty(0, EVIDENCE_DTYPE))) == 0
+
+
+@pytest.mark.parametrize("name", ["inliers", "agreeing", "ratio", "edges"])  # area is none: a crop is a copy too
+def test_more_agreement_is_a_higher_score(name: str) -> None:
+    assert keypoint_score(evidence(**(GOOD | {name: 0.5 * GOOD[name]})))[0] < keypoint_score(evidence(**GOOD))[0]
+
+
+@given(st.floats(-50, 50), st.floats(0, 10), st.integers(0, 10**12), st.integers(0, 10**6))
+def test_a_higher_score_is_less_likely_false_and_more_pairs_likelier(score: float, more: float, pairs: int,
+                                                                     others: int) -> None:  # fmt: skip
+    found = score_probability(score, pairs)
+    assert 0 <= score_probability(score + more, pairs) <= found <= score_probability(score, pairs + others) <= 1
 
 
 @pytest.mark.parametrize("kind", EXACT_BYTES)

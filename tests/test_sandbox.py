@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from benchmarks import corpus
 from hashing import sandbox, wire, worker
-from hashing.errors import CorruptMedia, MediaTooLarge, Reason, UnsupportedMedia
-from hashing.hasher import Plan, digests, hash_media, hash_pictures
+from hashing.errors import CorruptMedia, MediaTooLarge, Reason, UnhashableMedia, UnsupportedMedia
+from hashing.hasher import DEFAULT_TYPES, Plan, confirm_pairs, digests, hash_media, hash_pictures
+from hashing.keypoints import EVIDENCE_DTYPE, PAIR_DTYPE, Pairs
 from hashing.media import Limits, Sampling
-from hashing.sandbox import Pool
-from hashing.signals import FRAME_DTYPE, Kind, Signal
+from hashing.sandbox import Opened, Pool
+from hashing.signals import Kind, Signal, SignalType, Sketches
 
 QUICK = Plan(limits=Limits(timeout_s=0.5))
+SKETCHED = Plan(types=DEFAULT_TYPES | {SignalType.KEYPOINTS})
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +44,21 @@ def pids(pool: Pool) -> list[int]:
 
 
 def same(a: Signal, b: Signal) -> bool:
-    return (a.frames.tobytes(), a.media, a.exact, a.reason) == (b.frames.tobytes(), b.media, b.exact, b.reason)
+    return (a.frames.tobytes(), a.sketches.tobytes(), a.media, a.exact, a.reason) == (
+        b.frames.tobytes(), b.sketches.tobytes(), b.media, b.exact, b.reason
+    )  # fmt: skip
 
 
 # --- answers ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("types", [DEFAULT_TYPES, SKETCHED.types])
 @pytest.mark.parametrize("sampling", Sampling)
-def test_answers_are_those_of_this_process(sampling: Sampling, pool: Pool, jpeg: bytes, short_clip: bytes) -> None:
-    plan = Plan(sampling)
+def test_answers_are_those_of_this_process(
+    sampling: Sampling, types: frozenset[SignalType], pool: Pool, jpeg: bytes, short_clip: bytes
+) -> None:
+    plan = Plan(sampling, types)
+    assert len(pool.hash_media(jpeg, plan).sketches) == (types != DEFAULT_TYPES) * (1 + (sampling is Sampling.SPARSE))
     transparent = np.dstack([corpus.picture(1, 64, 64), np.full((64, 64), 99, np.uint8)])
     wide = corpus.encode(np.zeros((5, 1_100_000), np.uint8), "PNG")  # too_many_pixels
     for data in (jpeg, short_clip, corpus.animation(3, "GIF"), corpus.encode(transparent, "PNG"), wide,
@@ -158,6 +166,230 @@ def test_a_worker_that_answers_nonsense_is_replaced(jpeg: bytes) -> None:
         assert pool.hash_media(jpeg, Plan()).reason is None
 
 
+# --- media that a worker has before it --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def references() -> Sketches:
+    """Sketches as a bank has them, that of the `jpeg` second."""
+    plan = Plan(Sampling.DENSE, SKETCHED.types)
+    media = [corpus.jpeg(corpus.picture(seed, 200, 150), 90) for seed in range(4)]
+    return np.concatenate([hash_media(data, plan).sketches for data in media])
+
+
+def pairs_with(references: Sketches, *numbers: int) -> Pairs:
+    """Return each of these sketches of the query with each reference."""
+    pairs = np.zeros(len(numbers) * len(references), PAIR_DTYPE)
+    pairs["query"] = np.repeat(np.array(numbers, np.int64), len(references))
+    pairs["reference"] = np.concatenate([references] * len(numbers)) if numbers else references[:0]
+    return pairs
+
+
+def worker_of(opened: Opened) -> sandbox._Worker:
+    assert opened._worker is not None
+    return opened._worker
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "short_clip"])
+def test_a_worker_confirms_as_this_process_does_bit_for_bit(
+    kind: str, pool: Pool, references: Sketches, request: pytest.FixtureRequest
+) -> None:
+    data: bytes = request.getfixturevalue(kind)
+    signal, planes = hash_pictures(data, SKETCHED)
+    pairs = pairs_with(references, *range(len(signal.sketches)))
+    with pool.open(data, SKETCHED) as opened:
+        assert same(opened.signal, hash_media(data, SKETCHED))
+        for chosen in (pairs, pairs[::-1], pairs[:1], pairs[:0]):  # as often as one likes
+            evidence = opened.confirm(chosen)
+            assert (evidence.dtype, len(evidence)) == (EVIDENCE_DTYPE, len(chosen))
+            assert evidence.tobytes() == confirm_pairs(signal.sketches, planes, chosen).tobytes()
+    if kind == "jpeg":
+        assert np.flatnonzero(confirm_pairs(signal.sketches, planes, pairs)["agreeing"] > 30).tolist() == [1]
+
+
+def test_as_many_pairs_as_the_wire_takes_are_confirmed(pool: Pool, jpeg: bytes, references: Sketches) -> None:
+    pairs = np.resize(pairs_with(references, 0, 1), wire.MAX_PAIRS)
+    with pool.open(jpeg, SKETCHED) as opened:
+        evidence = opened.confirm(pairs)
+    assert evidence.tobytes() == np.resize(evidence[:8], wire.MAX_PAIRS).tobytes()
+
+
+def failure(opened: Opened, pairs: Pairs) -> Reason:
+    with pytest.raises(UnhashableMedia) as caught:
+        opened.confirm(pairs)
+    return caught.value.reason
+
+
+def test_a_worker_killed_before_it_confirms_is_a_reason(jpeg: bytes, references: Sketches) -> None:
+    pairs = pairs_with(references, 0)
+    with Pool(1) as pool:
+        with pool.open(jpeg, SKETCHED) as opened:
+            pid = worker_of(opened)._process.pid
+            os.kill(pid, signal.SIGKILL)
+            assert failure(opened, pairs) is Reason.DECODER_CRASHED
+            assert failure(opened, pairs) is Reason.DECODER_CRASHED
+            assert len(opened.confirm(pairs[:0])) == 0
+        assert not Path(f"/proc/{pid}").exists()
+        with pool.open(jpeg, SKETCHED) as opened:
+            assert opened.confirm(pairs)["agreeing"][1] > 30
+        assert pids(pool) != [pid]
+
+
+def test_a_worker_killed_while_it_confirms_is_a_reason(jpeg: bytes, references: Sketches) -> None:
+    with Pool(1) as pool, ThreadPoolExecutor(1) as thread, pool.open(jpeg, SKETCHED) as opened:
+        pid = worker_of(opened)._process.pid
+        stopped(pid)
+        asked = thread.submit(failure, opened, pairs_with(references, 0))
+        time.sleep(0.1)
+        os.kill(pid, signal.SIGKILL)
+        assert asked.result(timeout=10) is Reason.DECODER_CRASHED
+
+
+def test_a_worker_that_does_not_confirm_has_its_time(jpeg: bytes, references: Sketches) -> None:
+    pairs = pairs_with(references, 0)
+    with Pool(1) as pool:
+        pool.hash_media(jpeg, Plan())  # it takes time to start
+        with pool.open(jpeg, Plan(types=SKETCHED.types, limits=Limits(timeout_s=2.0))) as opened:
+            assert opened.signal.reason is None
+            pid = worker_of(opened)._process.pid
+            stopped(pid)
+            began = time.monotonic()
+            assert failure(opened, pairs) is Reason.DECODER_TIMED_OUT
+            assert 1.9 < time.monotonic() - began < 8
+            os.kill(pid, signal.SIGCONT)  # its late answer is nobody's
+            assert failure(opened, pairs) is Reason.DECODER_CRASHED
+        assert not Path(f"/proc/{pid}").exists()
+        assert pool.hash_media(jpeg, Plan()).reason is None
+
+
+def test_a_worker_that_failed_to_hash_is_not_asked_to_confirm(jpeg: bytes, references: Sketches) -> None:
+    with Pool(1) as pool:
+        (pid,) = pids(pool)
+        stopped(pid)
+        with pool.open(jpeg, Plan(types=SKETCHED.types, limits=Limits(timeout_s=0.3))) as opened:
+            assert (opened.signal.reason, len(opened.signal.sketches)) == (Reason.DECODER_TIMED_OUT, 0)
+            os.kill(pid, signal.SIGCONT)
+            assert failure(opened, pairs_with(references, 0)) is Reason.DECODER_CRASHED
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def answering(opened: Opened) -> socket.socket:
+    """Take the worker's place: return the other end of a new socket, which is waited for 0.3 seconds."""
+    one = worker_of(opened)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.3)
+    one._stream.close()
+    one._socket.close()
+    one._socket, one._stream = ours, ours.makefile("rb")
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (np.full(4, np.nan, "<f4").tobytes() * 20, Reason.DECODER_CRASHED),
+        (b"\xff" * 4 * EVIDENCE_DTYPE.itemsize, Reason.DECODER_CRASHED),
+        (b"\0" * (4 * EVIDENCE_DTYPE.itemsize - 1), Reason.DECODER_TIMED_OUT),
+        (b"", Reason.DECODER_TIMED_OUT),
+    ],
+)
+def test_evidence_that_is_none_is_a_reason(body: bytes, reason: Reason, jpeg: bytes, references: Sketches) -> None:
+    with Pool(1) as pool:
+        with pool.open(jpeg, SKETCHED) as opened, answering(opened) as theirs:
+            theirs.sendall(body)
+            assert failure(opened, pairs_with(references, 0)) is reason
+        assert pool.hash_media(jpeg, Plan()).reason is None
+
+
+def test_evidence_that_stops_short_is_a_crash(jpeg: bytes, references: Sketches) -> None:
+    with Pool(1) as pool, pool.open(jpeg, SKETCHED) as opened, answering(opened) as theirs:
+        theirs.sendall(b"\0" * 30)
+        theirs.shutdown(socket.SHUT_WR)
+        assert failure(opened, pairs_with(references, 0)) is Reason.DECODER_CRASHED
+
+
+@pytest.mark.parametrize("numbers", [(2,), (2**32 - 1,), (0,) * 65], ids=["beyond", "far_beyond", "too_many"])
+def test_pairs_that_cannot_be_confirmed_end_a_worker_and_nothing_else(
+    numbers: tuple[int, ...], jpeg: bytes, references: Sketches
+) -> None:
+    """Of two sketches the numbers are 0 and 1; 65 × 4 pairs are more than the wire takes."""
+    with Pool(1) as pool:
+        with pool.open(jpeg, SKETCHED) as opened:
+            assert len(opened.signal.sketches) == 2
+            assert failure(opened, pairs_with(references, *numbers)) is Reason.DECODER_CRASHED
+        with pool.open(jpeg, SKETCHED) as opened:
+            assert opened.confirm(pairs_with(references, 0))["agreeing"][1] > 30
+
+
+def test_nothing_of_former_media_is_left_on_the_desk(jpeg: bytes, references: Sketches) -> None:
+    with Pool(1) as pool:
+        before = pids(pool)
+        with pool.open(jpeg, SKETCHED) as opened:
+            assert opened.confirm(pairs_with(references, 0))["agreeing"][1] > 30
+        assert pids(pool) == before
+        with pool.open(jpeg, Plan()) as opened:
+            assert worker_of(opened)._process.pid == before[0]
+            assert failure(opened, pairs_with(references, 0)) is Reason.DECODER_CRASHED
+
+
+def test_a_desk_is_cleared_before_anything_is_decoded(jpeg: bytes, references: Sketches) -> None:
+    body = pairs_with(references, 0).tobytes()
+    for plan, data in ((SKETCHED, jpeg[:30]), (SKETCHED, b"hello"), (Plan(), jpeg),
+                       (Plan(Sampling.DENSE, SKETCHED.types), jpeg)):  # fmt: skip
+        desk = worker.Desk()
+        desk.hash(wire.pack_request(SKETCHED, len(jpeg)), jpeg)
+        assert len(desk.confirm(body)) == 4 * EVIDENCE_DTYPE.itemsize
+        desk.hash(wire.pack_request(plan, len(data)), data)
+        assert desk._planes == ()
+        with pytest.raises(IndexError):
+            desk.confirm(body)
+
+
+def test_a_worker_is_held_while_the_block_runs_and_then_returned(jpeg: bytes) -> None:
+    with Pool(1) as pool, ThreadPoolExecutor(1) as thread:
+        before = pids(pool)
+        with pool.open(jpeg, SKETCHED) as opened:
+            assert pool._idle.empty()
+            assert opened._worker in pool._busy
+            asked = thread.submit(pool.hash_media, jpeg, Plan())
+            time.sleep(0.3)
+            assert not asked.done()
+        assert asked.result(timeout=10).reason is None
+        assert pids(pool) == before
+        assert not pool._busy
+
+
+def test_a_block_that_raises_returns_its_worker(jpeg: bytes) -> None:
+    with Pool(1) as pool:
+        before = pids(pool)
+        with pytest.raises(ZeroDivisionError), pool.open(jpeg, SKETCHED):
+            raise ZeroDivisionError
+        with pytest.raises(CorruptMedia), pool.open(jpeg[:30], SKETCHED):
+            raise AssertionError("there is nothing to hold")
+        with pytest.raises(MediaTooLarge), pool.open(jpeg, Plan(limits=Limits(max_body_bytes=1))):
+            raise AssertionError("there is nothing to hold")
+        assert pids(pool) == before
+
+
+def test_after_the_block_the_worker_is_no_longer_ours(pool: Pool, jpeg: bytes, references: Sketches) -> None:
+    before = pids(pool)
+    with pool.open(jpeg, SKETCHED) as opened:
+        pass
+    assert failure(opened, pairs_with(references, 0)) is Reason.DECODER_CRASHED
+    assert pids(pool) == before
+    assert pool.hash_media(jpeg, Plan()).reason is None
+
+
+def test_a_closed_pool_opens_nothing_and_confirms_nothing(jpeg: bytes, references: Sketches) -> None:
+    pool = Pool(1)
+    pool.close()
+    with pool.open(jpeg, SKETCHED) as opened:
+        assert opened.signal.reason is Reason.DECODER_CRASHED
+        assert opened.signal.exact == digests(jpeg)
+        assert failure(opened, pairs_with(references, 0)) is Reason.DECODER_CRASHED
+        assert len(opened.confirm(pairs_with(references))) == 0
+
+
 # --- the pool ---------------------------------------------------------------------------
 
 
@@ -238,19 +470,26 @@ def test_a_closed_pool_leaves_no_process(jpeg: bytes) -> None:
 # --- the worker's own loop, in a thread of this process ---------------------------------
 
 
-def test_the_worker_answers_until_the_other_side_closes(jpeg: bytes, photo: NDArray[np.uint8]) -> None:
+def test_the_worker_answers_until_the_other_side_closes(
+    jpeg: bytes, photo: NDArray[np.uint8], references: Sketches
+) -> None:
+    pairs = pairs_with(references, 1, 0)
     ours, theirs = socket.socketpair()
     thread = threading.Thread(target=worker.run, args=(theirs,))
     thread.start()
     with ours, ours.makefile("rb") as stream:
         for data in (jpeg, corpus.encode(photo, "PNG")):
-            ours.sendall(wire.pack_request(Plan(), len(data)) + data)
+            ours.sendall(wire.pack_request(SKETCHED, len(data)) + data)
             header = stream.read(wire.ANSWER.size)
-            body = stream.read(wire.rows_announced(header, Limits()) * FRAME_DTYPE.itemsize)
-            assert body == hash_pictures(data, Plan()).frames.tobytes()
+            body = stream.read(wire.bytes_announced(header, Limits()))
+            expected, planes = hash_pictures(data, SKETCHED)
+            assert body == expected.frames.tobytes() + expected.sketches.tobytes()
+            ours.sendall(wire.pack_pairs(pairs))
+            evidence = stream.read(len(pairs) * EVIDENCE_DTYPE.itemsize)
+            assert evidence == confirm_pairs(expected.sketches, planes, pairs).tobytes()
         ours.sendall(wire.pack_request(Plan(), 5) + b"hello")
         with pytest.raises(UnsupportedMedia):
-            wire.rows_announced(stream.read(wire.ANSWER.size), Limits())
+            wire.bytes_announced(stream.read(wire.ANSWER.size), Limits())
         ours.shutdown(socket.SHUT_WR)
         thread.join(timeout=10)
     theirs.close()
@@ -263,4 +502,14 @@ def test_half_a_request_ends_the_worker() -> None:
         ours.sendall(b"sdq1")
         ours.shutdown(socket.SHUT_WR)
         with pytest.raises(struct.error):
+            worker.run(theirs)
+
+
+@pytest.mark.parametrize("count", [0, wire.MAX_PAIRS + 1])
+def test_no_pairs_and_too_many_end_the_worker(count: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(wire.CONFIRM.pack(b"sdc1", count))
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(ValueError, match="not a request"):
             worker.run(theirs)

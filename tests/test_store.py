@@ -54,7 +54,7 @@ def test_the_migrations_make_what_the_tables_say(shelf: Shelf) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
         kept = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"))
-        assert set(kept.scalars()) == {"bank", "content", "signal", "audit"}
+        assert set(kept.scalars()) == {"bank", "content", "signal", "sketch", "audit"}
 
 
 def test_opening_again_changes_nothing(shelf: Shelf) -> None:

@@ -7,19 +7,21 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks import corpus
+from hashing import video
 from hashing.clips import Clip
 from hashing.hasher import Plan, hash_media
+from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch
 from hashing.media import Frame, Limits, Sampling, sniff
 from hashing.pdq import pdq
 from hashing.signals import CLASSIC, PROFILE_OF_TYPE, TRANSFORMS, Frames, SignalType, distance, distances
-from hashing.video import _pdq, hash_frames
+from hashing.video import SKETCH_SPACING_S, _pdq, hash_frames
 
 Picture = NDArray[np.uint8]
 PDQ_ONLY = frozenset({SignalType.PDQ})
 
 
 def rows_of(frames: list[Frame], sampling: Sampling = Sampling.DENSE) -> Frames:
-    return hash_frames(frames, sampling, PDQ_ONLY)[0]
+    return hash_frames(frames, sampling, PDQ_ONLY).frames
 
 
 def test_enrolment_keeps_one_form_and_a_query_asks_for_eight(photo: Picture) -> None:
@@ -40,20 +42,22 @@ def test_a_bordered_frame_has_a_trimmed_view_too(photo: Picture) -> None:
 
 def test_classic_types_are_added_when_asked_for(photo: Picture) -> None:
     types = frozenset({SignalType.PDQ, *CLASSIC})
-    rows, count = hash_frames([Frame(photo)], Sampling.SPARSE, types)
-    assert count == 1
+    found = hash_frames([Frame(photo)], Sampling.SPARSE, types)
+    rows = found.frames
+    assert found.count == 1
     assert sorted(rows["profile"].tolist()) == sorted([0] * 8 + [PROFILE_OF_TYPE[kind] for kind in CLASSIC])
     deep = Frame(photo[..., 1].astype(np.uint16) * 4, 0.0, 0.0, 0.25)
     shown = Frame(photo[..., 1])
-    for a, b in zip(*(hash_frames([f], Sampling.DENSE, types)[0][1:] for f in (deep, shown)), strict=True):
+    for a, b in zip(*(hash_frames([f], Sampling.DENSE, types).frames[1:] for f in (deep, shown)), strict=True):
         assert distance(bytes(a["hash"]), bytes(b["hash"])) <= 2
 
 
 def test_a_still_scene_is_one_row_with_the_time_it_stood(photos: list[Picture]) -> None:
     shown = [0, 0, 0, 1, 1, 0]
     frames = [Frame(photos[number], time / 10) for time, number in enumerate(shown)]
-    rows, count = hash_frames(frames, Sampling.DENSE, PDQ_ONLY)
-    assert count == 6
+    found = hash_frames(frames, Sampling.DENSE, PDQ_ONLY)
+    rows = found.frames
+    assert found.count == 6
     assert rows["timestamp_s"].tolist() == [0.0, 0.3, 0.5]
     assert rows["until_s"].tolist() == [0.2, 0.4, 0.5]
 
@@ -68,8 +72,9 @@ def test_slow_change_is_not_swallowed(photo: Picture) -> None:
 
 
 def test_no_frames_give_no_rows() -> None:
-    rows, count = hash_frames([], Sampling.SPARSE, PDQ_ONLY)
-    assert (len(rows), count) == (0, 0)
+    for types in (PDQ_ONLY, PDQ_ONLY | {SignalType.KEYPOINTS}):
+        found = hash_frames([], Sampling.SPARSE, types)
+        assert (len(found.frames), found.count, len(found.sketches), found.planes) == (0, 0, 0, ())
 
 
 def test_black_level_and_scale_do_not_change_the_hash(photo: Picture) -> None:
@@ -77,6 +82,84 @@ def test_black_level_and_scale_do_not_change_the_hash(photo: Picture) -> None:
     limited = Frame((grey * (219 / 255) + 16).round().astype(np.uint8), 0.0, 16.0, 255 / 219)
     assert distances(_pdq(limited, limited.pixels).codes, pdq(np.ascontiguousarray(grey)).codes[0])[0] <= 4
     assert abs(_pdq(limited, limited.pixels).quality - pdq(np.ascontiguousarray(grey)).quality) <= 2
+
+
+# --- sketches ---------------------------------------------------------------------------
+
+
+KEYPOINTS = frozenset({SignalType.PDQ, SignalType.KEYPOINTS})
+
+
+def shown(photos: list[Picture], step_s: float, count: int) -> list[Frame]:
+    """Return frames that all differ from the one before."""
+    return [Frame(photos[number % len(photos)][::4, ::4], number * step_s) for number in range(count)]
+
+
+def test_sketches_are_taken_only_where_they_are_asked_for(photos: list[Picture]) -> None:
+    for sampling in Sampling:
+        found = hash_frames(shown(photos, 2.0, 4), sampling, frozenset(SignalType) - {SignalType.KEYPOINTS})
+        assert (len(found.sketches), found.planes) == (0, ())
+        assert len(found.frames)
+
+
+def test_what_is_enrolled_has_a_sketch_a_second_at_most(photos: list[Picture]) -> None:
+    found = hash_frames(shown(photos, 0.3, 20), Sampling.DENSE, KEYPOINTS)
+    times = found.sketches["timestamp_s"]
+    assert times.tolist() == pytest.approx([0.0, 1.2, 2.4, 3.6, 4.8])
+    assert (np.diff(times) >= SKETCH_SPACING_S).all()
+    assert found.sketches["until_s"].tolist() == times.tolist()
+    assert not found.sketches["mirrored"].any()
+    assert found.sketches["count"].max() <= ENROLL_KEYPOINTS
+    assert found.planes == ()
+    assert found.count == len(found.frames) == 20
+
+
+def test_a_still_scene_is_sketched_once(photo: Picture) -> None:
+    assert len(hash_frames([Frame(photo, time) for time in range(9)], Sampling.DENSE, KEYPOINTS).sketches) == 1
+
+
+def test_a_query_has_each_sketch_plain_and_mirrored_with_its_plane(photos: list[Picture]) -> None:
+    frames = shown(photos, 1.5, 3)
+    found = hash_frames(frames, Sampling.SPARSE, KEYPOINTS)
+    assert found.sketches["mirrored"].tolist() == [0, 1] * 3
+    assert found.sketches["timestamp_s"].tolist() == [0.0, 0.0, 1.5, 1.5, 3.0, 3.0]
+    assert len(found.planes) == 6
+    for number, frame in enumerate(frames):
+        plain, over = found.planes[2 * number : 2 * number + 2]
+        assert np.array_equal(plain, plane_of(frame))
+        assert np.array_equal(over, plain[:, ::-1])
+        for row, plane in zip(found.sketches[2 * number :], (plain, over), strict=False):
+            assert (row["height"], row["width"]) == plane.shape
+            again = sketch(plane, QUERY_KEYPOINTS, mirrored=bool(row["mirrored"]))[0]
+            for name in ("count", "grid", "keypoints"):
+                assert row[name].tobytes() == again[name].tobytes()
+
+
+def test_stills_are_all_sketched_though_they_have_no_time(photos: list[Picture]) -> None:
+    found = hash_frames([Frame(picture) for picture in photos[:3]], Sampling.SPARSE, KEYPOINTS)
+    assert len(found.sketches) == 6
+    assert np.isnan(found.sketches["timestamp_s"]).all()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "most", "name"),
+    [(Sampling.SPARSE, 6, "MAX_QUERY_SKETCHES"), (Sampling.DENSE, 3, "MAX_SKETCHES")],
+)
+def test_there_are_never_more_sketches_than_the_limit(
+    sampling: Sampling, most: int, name: str, photos: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, name, 3)
+    found = hash_frames(shown(photos, 1.0, 8), sampling, KEYPOINTS)
+    assert len(found.sketches) == most
+    assert len(found.planes) == (6 if sampling is Sampling.SPARSE else 0)
+    assert found.count == 8
+
+
+def test_a_query_keeps_no_more_planes_than_the_real_limit() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (60, 20, 24, 3), dtype=np.uint8)
+    found = hash_frames([Frame(picture, float(time)) for time, picture in enumerate(noise)], Sampling.SPARSE, KEYPOINTS)
+    assert len(found.sketches) == len(found.planes) == 2 * video.MAX_QUERY_SKETCHES
+    assert found.count == 60
 
 
 # --- edited clips -----------------------------------------------------------------------

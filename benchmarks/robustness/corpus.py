@@ -24,7 +24,7 @@ from benchmarks.corpus import Picture
 from benchmarks.measure import ONE_THREAD
 from benchmarks.robustness.edits_base import resized, scaled
 from hashing.errors import MediaError
-from hashing.hasher import Plan, hash_pictures
+from hashing.hasher import Plan, hash_media
 from hashing.pdq import pdq
 from hashing.signals import SignalType
 from indexer.policy import MIN_QUALITY
@@ -150,7 +150,7 @@ def _played(path: Path) -> Item | None:
     """Return a clip's Item with the PDQ of its frames, with and without borders; None if it cannot be read."""
     bare = _plain(path)
     try:
-        rows = hash_pictures(path.read_bytes(), Plan(types=frozenset({SignalType.PDQ}))).frames
+        rows = hash_media(path.read_bytes(), Plan(types=frozenset({SignalType.PDQ}))).frames
     except MediaError:
         return None
     rows = rows[(rows["transform"] == 0) & (rows["quality"] >= MIN_QUALITY)]

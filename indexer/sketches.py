@@ -1,0 +1,108 @@
+"""The sketches of contents: the rows that keypoints are searched and confirmed with."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row, func, insert, select
+
+from hashing.keypoints import pack_sketch, unpack_sketch
+from hashing.signals import Sketches, no_sketches
+from indexer.banks import LIVE
+from indexer.store import Change, Store
+from indexer.tables import content, sketch
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedSketches:
+    """Where sketches stand, as columns of one length; only what is active in the banks asked for."""
+
+    sketch_pk: NDArray[np.int64]
+    content_pk: NDArray[np.int64]
+    rows: Sketches
+
+
+@dataclass(frozen=True, slots=True)
+class NewSketches:
+    """Sketches and the banks that have them, as columns of one length."""
+
+    sketch_pk: NDArray[np.int64]
+    bank_pk: NDArray[np.int64]
+    rows: Sketches
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _row(row: Row[Any]) -> Sketches:
+    times = [float("nan") if value is None else value for value in (row.timestamp_s, row.until_s)]
+    return unpack_sketch(row.data, *times)
+
+
+class SketchBook:
+    """The sketches of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @staticmethod
+    def add(change: Change, content_pk: int, sketches: Sketches) -> None:
+        """Write a content's sketches inside a change, unless it has some already."""
+        held = select(func.count()).select_from(sketch).where(sketch.c.content_pk == content_pk)
+        if not len(sketches) or change.connection.execute(held).scalar_one():
+            return
+        values = [
+            {"content_pk": content_pk, "timestamp_s": _or_none(row["timestamp_s"]),
+             "until_s": _or_none(row["until_s"]), "data": pack_sketch(row)}
+            for row in sketches
+        ]  # fmt: skip
+        change.connection.execute(insert(sketch), values)
+
+    def since(self, sketch_pk: int) -> Iterator[NewSketches]:
+        """Yield the sketches behind a key, in order of their keys, some at a time."""
+        query = (
+            select(sketch, content.c.bank_pk)
+            .join(content, content.c.content_pk == sketch.c.content_pk)
+            .where(sketch.c.sketch_pk > sketch_pk)
+            .order_by(sketch.c.sketch_pk)
+        )
+        with self._store.read() as connection:
+            for rows in connection.execution_options(yield_per=_BATCH).execute(query).partitions():
+                yield NewSketches(
+                    np.array([row.sketch_pk for row in rows], np.int64),
+                    np.array([row.bank_pk for row in rows], np.int64),
+                    np.concatenate([_row(row) for row in rows]),
+                )
+
+    def keys(self) -> NDArray[np.int64]:
+        """Return the keys of all sketches that there are."""
+        with self._store.read() as connection:
+            return np.array(connection.execute(select(sketch.c.sketch_pk)).scalars().all(), np.int64)
+
+    def withdrawn_since(self, revision: int) -> bool:
+        """Say whether a content was withdrawn after `revision`."""
+        query = select(content.c.content_pk).where(content.c.revision > revision, content.c.withdrawn_at.is_not(None))
+        with self._store.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
+    def locate(self, sketch_pks: Sequence[int], bank_pks: Sequence[int]) -> LocatedSketches:
+        """Return where sketches stand; those withdrawn, disabled or of other banks are left out."""
+        query = (
+            select(sketch)
+            .join(content, content.c.content_pk == sketch.c.content_pk)
+            .where(sketch.c.sketch_pk.in_(sketch_pks), content.c.bank_pk.in_(bank_pks))
+            .where(content.c.enabled.is_(True), LIVE)
+            .order_by(sketch.c.sketch_pk)
+        )
+        with self._store.read() as connection:
+            found = connection.execute(query).all()
+        return LocatedSketches(
+            np.array([row.sketch_pk for row in found], np.int64),
+            np.array([row.content_pk for row in found], np.int64),
+            np.concatenate([no_sketches(), *(_row(row) for row in found)]),
+        )

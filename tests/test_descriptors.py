@@ -1,0 +1,177 @@
+"""Votes are those of a search of everything in a small segment, and nearly so in a large one."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+from shelf import codes, flipped, sketched
+
+from benchmarks import corpus
+from hashing.keypoints import plane_of, sketch
+from hashing.media import Frame
+from hashing.signals import MAX_KEYPOINTS, Codes, Sketches, distances
+from indexer import descriptors
+from indexer.descriptors import FLAT_UPTO, MAX_BITS, NEAREST, Descriptors, codes_of
+
+
+def slow(known: Codes, owners: list[int], query: Codes) -> dict[int, int]:
+    """The obvious truth for one segment: each of a query's descriptors lets its nearest few vote, one a sketch."""
+    votes: Counter[int] = Counter()
+    for code in query:
+        apart = distances(known, code)
+        nearest = np.argsort(apart, kind="stable")[:NEAREST]
+        votes.update({owners[place] for place in nearest if apart[place] <= MAX_BITS})
+    return dict(votes)
+
+
+def voted(index: Descriptors, query: np.void) -> dict[int, int]:
+    votes = index.vote(query)
+    assert votes.votes.tolist() == sorted(votes.votes.tolist(), reverse=True)
+    return dict(zip(votes.sketch_pk.tolist(), votes.votes.tolist(), strict=True))
+
+
+def near(row: np.void, bits: int, points: int, seed: int) -> Sketches:
+    """Return a query whose first `points` descriptors are so many bits from those of a sketch; the rest are noise."""
+    query = sketched(seed, points=300)
+    for place in range(points):
+        query["keypoints"]["code"][0, place] = flipped(row["keypoints"]["code"][place], bits, seed + place)
+    return query
+
+
+def test_votes_are_exact_in_a_small_segment() -> None:
+    known = sketched(1, 6)
+    index = Descriptors()
+    index.add(np.arange(10, 16), known)
+    rows, all_codes = codes_of(known)
+    owners = (rows + 10).tolist()
+    assert len(index) == 1800 <= FLAT_UPTO
+    for number, bits in ((0, 0), (3, 20), (5, MAX_BITS), (5, MAX_BITS + 1)):
+        query = near(known[number], bits, 40, 100)
+        wanted = slow(all_codes, owners, query["keypoints"]["code"][0, :300])
+        assert voted(index, query[0]) == wanted
+        assert (number + 10 in wanted) is (bits <= MAX_BITS)
+
+
+def test_a_descriptor_votes_once_for_a_sketch() -> None:
+    row = sketched(2, points=50)
+    row["keypoints"]["code"][0, :50] = codes(3, 1)[0]
+    index = Descriptors()
+    index.add(np.array([7]), row)
+    query = sketched(4, points=1)
+    query["keypoints"]["code"][0, 0] = codes(3, 1)[0]
+    assert voted(index, query[0]) == {7: 1}
+
+
+def test_only_the_keypoints_that_count_are_searched() -> None:
+    row = sketched(5, points=20)
+    row["keypoints"]["code"][0, 20:40] = codes(6, 20)
+    index = Descriptors()
+    index.add(np.array([1]), row)
+    query = sketched(7, points=20)
+    query["keypoints"]["code"][0, :20] = codes(6, 20)
+    assert voted(index, query[0]) == {}
+    assert len(index) == 20
+    query = row.copy()
+    query["count"] = 12
+    assert voted(index, query[0]) == {1: 12}
+
+
+def test_nothing_votes_for_nothing() -> None:
+    index = Descriptors()
+    assert voted(index, sketched(8)[0]) == {}
+    index.add(np.array([1]), sketched(9, points=0))
+    index.add(np.array([], np.int64), sketched(9, 0))
+    assert (len(index), index.sketches) == (0, 0)
+    index.add(np.array([2, 3]), sketched(10, 2))
+    assert voted(index, sketched(9, points=0)[0]) == {}
+    assert (len(index), index.sketches) == (600, 2)
+    assert voted(index, sketched(11)[0]) == {}
+
+
+@pytest.fixture(scope="module")
+def real() -> Sketches:
+    """The sketches of 100 pictures: descriptors of pictures are not spread evenly, as random ones are."""
+    planes = [corpus.picture(1000 + seed, 512, 384) for seed in range(100)]
+    return np.concatenate([sketch(plane_of(Frame(plane)), MAX_KEYPOINTS) for plane in planes])
+
+
+@pytest.mark.parametrize("bits", [0, 8, 16, 24, 32])
+def test_near_descriptors_are_found_in_a_large_segment(real: Sketches, bits: int) -> None:
+    index = Descriptors()
+    index.add(np.arange(100), real)
+    assert len(index) > 10 * FLAT_UPTO
+    planted = [near(row, bits, 100, 200 + number) for number, row in enumerate(real[::5])]
+    found = [voted(index, query[0]).get(5 * number, 0) for number, query in enumerate(planted)]
+    assert sum(found) >= 0.8 * 100 * len(found)
+
+
+def test_segments_are_merged_and_lose_nothing() -> None:
+    known, index = sketched(15, 70), Descriptors()
+    for number in range(70):
+        index.add(np.array([number]), known[number : number + 1])
+    sizes = [len(segment) for segment in index._segments]
+    assert sum(sizes) == len(index) == 21_000
+    assert len(sizes) <= 8
+    assert index.sketches == 70
+    for number in range(70):
+        assert voted(index, known[number])[number] >= 297
+
+
+def test_segments_that_are_large_enough_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an enrolment now and then would build one from everything, while all others wait."""
+    monkeypatch.setattr(descriptors, "MERGED_UPTO", 1500)
+    known, index = sketched(16, 40), Descriptors()
+    for number in range(40):
+        index.add(np.array([number]), known[number : number + 1])
+    assert max(len(segment) for segment in index._segments) <= 1500
+    assert len(index) == 12_000
+    assert all(voted(index, known[number])[number] == 300 for number in range(40))
+
+
+def test_what_is_forgotten_does_not_crowd_out_what_is_kept() -> None:
+    index = Descriptors()
+    same = np.concatenate([sketched(17)] * 9)
+    index.add(np.arange(9), same)
+    index.add(np.arange(20, 30), sketched(18, 10))
+    segments = index._segments
+    assert 8 not in voted(index, same[0])
+    index.keep(np.array([8, *range(20, 30)]))
+    assert voted(index, same[0]) == {8: 300}
+    assert (len(index), index.sketches) == (3300, 11)
+    before = index._segments
+    index.keep(np.arange(100))
+    assert index._segments == before != segments, "what loses nothing is not built again"
+    index.keep(np.array([], np.int64))
+    assert (len(index), index._segments) == (0, ())
+
+
+def test_a_search_while_others_add_sees_what_was_there_before() -> None:
+    known, index, lost = sketched(19, 64), Descriptors(), []
+    index.add(np.array([0]), known[:1])
+    started, done = threading.Barrier(6), threading.Event()
+
+    def add(numbers: range) -> None:
+        started.wait()
+        for number in numbers:
+            index.add(np.array([number]), known[number : number + 1])
+            if voted(index, known[number]).get(number, 0) < 290:
+                lost.append(number)
+
+    def search() -> None:
+        started.wait()
+        while not done.is_set():
+            if voted(index, known[0]).get(0, 0) < 290:
+                lost.append(0)
+
+    writers = [threading.Thread(target=add, args=(range(start, 64, 4),)) for start in (1, 2, 3, 4)]
+    readers = [threading.Thread(target=search) for _ in range(2)]
+    for thread in (*writers, *readers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not lost
+    assert index.sketches == 64
