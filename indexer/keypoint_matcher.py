@@ -28,7 +28,7 @@ Confirm = Callable[[Pairs], Evidence]
 MIN_VOTES = 4
 CANDIDATES = 4  # of each sketch of the query, in each bank
 MAX_CONFIRMED = 48  # of all of them
-_TURNED_DEG, _CROPPED, _EMBEDDED = 1.5, 0.93, 0.85
+_TURNED_DEG, _CROPPED, _EMBEDDED = 1.5, 0.93, 0.75
 _BITS_A_SCORE = 10.0  # alignment weighs matches by bits; a surer one counts as nearer
 
 
