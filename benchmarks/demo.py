@@ -71,6 +71,13 @@ def photo_copies(known: bytes) -> Iterator[Upload]:
     yield Upload(first, "JPEG quality 30", corpus.jpeg(photo(1), 30), MATCH, first)
     for words, name in edits.items():
         yield Upload(first, words, corpus.jpeg(corpus.EDITS[name](photo(1)), 85), MATCH, first)
+    height, width = photo(1).shape[:2]
+    cropped = photo(1)[height // 7 : -height // 7, width // 7 : -width // 7]
+    yield Upload(first, "cropped by a seventh a side", corpus.jpeg(cropped, 85), MATCH, first)
+    screen = np.full((2 * width, width + 40, 3), 250, np.uint8)
+    screen[260 : 260 + height, 20:-20] = photo(1)
+    screen[90:130, 40:300] = screen[170:200, 40:200] = screen[300 + height : 330 + height, 40:-90] = 60
+    yield Upload(first, "mirrored on a phone's screen", corpus.jpeg(screen[:, ::-1].copy(), 80), MATCH, first)
     framed = corpus.EDITS["white_frame"](corpus.EDITS["mirror"](photo(2)))
     yield Upload("photo-2.jpg", "mirrored in a white frame", corpus.jpeg(framed, 85), MATCH, "photo-2.jpg")
     noisy = corpus.encode(corpus.EDITS["noise"](photo(3)), "WEBP", quality=60)
@@ -104,7 +111,8 @@ def strangers() -> Iterator[Upload]:
 
 def _evidence(match: dict[str, Any], names: dict[str, str]) -> str:
     """Say what a match rests on, by the name of the enrolled file."""
-    words = [names.get(match["content_id"], "?"), f"{match['signal_type']} {match['distance_bits']} bits"]
+    how = f"{match['inliers']} inliers" if match["distance_bits"] is None else f"{match['distance_bits']} bits"
+    words = [names.get(match["content_id"], "?"), f"{match['signal_type']} {how}"]
     if match["transform"] != "none":
         words.append(match["transform"])
     for part in match["segments"][:1]:
@@ -122,7 +130,7 @@ def _fault(upload: Upload, verdict: str, best: dict[str, Any] | None, hidden: di
         return f"expected {upload.source}"
     if hidden.get("verdict", verdict) != verdict:
         return "the check key got another verdict"
-    if any(match["distance_bits"] is not None for match in hidden.get("matches", [])):
+    if any(match["distance_bits"] is not None or match["inliers"] is not None for match in hidden.get("matches", [])):
         return "the check key saw a distance"
     return ""
 

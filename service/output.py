@@ -58,6 +58,8 @@ def evidence(verdict: dict[str, Any]) -> str:
     words = [f"{best['bank']}/{best['content_id']}", best["signal_type"], best["transform"]]
     if best["distance_bits"] is not None:
         words.append(f"{best['distance_bits']} bits")
+    if best["inliers"] is not None:
+        words.append(f"{best['inliers']} inliers")
     for part in best["segments"][:1]:
         (start, stop), (from_s, to_s) = part["query_s"], part["reference_s"]
         words.append(f"{start:.1f}–{stop:.1f} s shows {from_s:.1f}–{to_s:.1f} s")
