@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hashing.signals import EXACT_BYTES, SignalType
 
+MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
 MIN_INLIERS = 5  # keypoints in one to one agreement; fewer fit any two pictures
 MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one another
 
@@ -140,7 +141,8 @@ def keypoint_features(evidence: NDArray[np.void]) -> NDArray[np.float64]:
 def keypoint_score(evidence: NDArray[np.void]) -> NDArray[np.float64]:
     """Return the score of each row of EVIDENCE_DTYPE, shape (n,)."""
     score: NDArray[np.float64] = keypoint_features(evidence) @ _SCORE_WEIGHTS + _SCORE_BIAS
-    return np.where(evidence["inliers"] >= MIN_INLIERS, score, -np.inf)
+    enough = (evidence["inliers"] >= MIN_INLIERS) & (evidence["blocks"] >= MIN_BLOCKS)
+    return np.where(enough, score, -np.inf)
 
 
 def score_probability(score: float, pairs: int) -> float:

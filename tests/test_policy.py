@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hashing.keypoints import EVIDENCE_DTYPE
 from hashing.signals import EXACT_BYTES, PERCEPTUAL, SignalType
 from indexer.policy import (
+    MIN_BLOCKS,
     MIN_INLIERS,
     POLICIES,
     Verdict,
@@ -82,6 +83,7 @@ GOOD = {"inliers": 120, "spread": 40, "blocks": 60, "agreeing": 55, "ratio": 0.6
 def test_few_inliers_are_no_evidence_whatever_else_agrees() -> None:
     assert keypoint_score(evidence(**GOOD))[0] > POLICIES["strict"].match_score
     assert keypoint_score(evidence(**(GOOD | {"inliers": MIN_INLIERS - 1})))[0] == -math.inf
+    assert keypoint_score(evidence(**(GOOD | {"blocks": MIN_BLOCKS - 1, "agreeing": MIN_BLOCKS - 1})))[0] == -math.inf
     assert keypoint_score(evidence())[0] == -math.inf
     assert len(keypoint_score(np.empty(0, EVIDENCE_DTYPE))) == 0
 

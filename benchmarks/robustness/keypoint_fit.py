@@ -27,7 +27,7 @@ from hashing.media import Frame
 from hashing.signals import Sketches
 from indexer.descriptors import Descriptors
 from indexer.keypoint_matcher import CANDIDATES, MIN_VOTES
-from indexer.policy import MIN_INLIERS, keypoint_features
+from indexer.policy import MIN_BLOCKS, MIN_INLIERS, keypoint_features
 
 Floats = NDArray[np.float64]
 _STEPS, _RIDGE = 60, 0.5
@@ -67,7 +67,7 @@ def _candidates(picture: Picture) -> tuple[list[int], Floats]:
     pairs = np.zeros(len(found), PAIR_DTYPE)
     pairs["query"], pairs["reference"] = [n for n, _ in found], bank.sketches[[pk for _, pk in found]]
     evidence = confirm_pairs(rows, planes, pairs)
-    usable = evidence["inliers"] >= MIN_INLIERS
+    usable = (evidence["inliers"] >= MIN_INLIERS) & (evidence["blocks"] >= MIN_BLOCKS)
     return [pk for (_, pk), use in zip(found, usable, strict=True) if use], keypoint_features(evidence[usable])
 
 
