@@ -150,7 +150,8 @@ def test_distances_in_blocks_are_distances() -> None:
 
 
 def answer(verdict: str, content_id: str = "c_1", distance: int | None = 4) -> dict[str, object]:
-    match = {"content_id": content_id, "signal_type": "pdq", "distance_bits": distance, "transform": "mirror",
+    match = {"content_id": content_id, "signal_type": "pdq", "distance_bits": distance, "inliers": None,
+             "transform": "mirror",
              "segments": [{"query_s": [0.0, 2.0], "reference_s": [1.0, 3.0], "frames": 5}]}  # fmt: skip
     return {"verdict": verdict, "reason": None, "matches": [match] if verdict == "match" else []}
 
