@@ -6,7 +6,7 @@ Called in this process by tests and benchmarks, and inside a worker process by
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,10 +71,8 @@ def confirm_pairs(sketches: Sketches, planes: Sequence[Plane], pairs: Pairs) -> 
 
 def with_digests(signal: Signal, exact: tuple[tuple[SignalType, bytes], ...]) -> Signal:
     """Add exact hashes to what the pictures gave."""
-    media = signal.media
-    sha256 = dict(exact)[SignalType.SHA256].hex()
-    known = Media(media.kind, sha256, media.width, media.height, media.duration_s, media.frames_hashed)
-    return Signal(known, signal.frames, exact, signal.reason, signal.sketches)
+    media = replace(signal.media, sha256=dict(exact)[SignalType.SHA256].hex())
+    return replace(signal, media=media, exact=exact)
 
 
 def hash_media(data: bytes, plan: Plan) -> Signal:

@@ -1,7 +1,7 @@
 """Bytes -> pictures, under Limits. The kind is told from the bytes, never from a name.
 
 `stills` (Pillow) and `clips` (PyAV) are the only files that decode, and this one is
-their only door: `open_media` says what the bytes are, `Frame` is what comes out. OpenCV
+their only door: `sniff` says what the bytes are, `Frame` is what comes out. OpenCV
 never sees bytes from outside, only arrays that we own.
 """
 

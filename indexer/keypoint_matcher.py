@@ -84,7 +84,7 @@ class KeypointMatcher:
         self._record, self._index = record, index
 
     def match(self, sketches: Sketches, banks: Sequence[Bank], confirm: Confirm) -> list[tuple[Content, Match]]:
-        """Return the contents of these banks that the sketches show; none if the media cannot be confirmed."""
+        """Return the contents of these banks that the sketches show; UnhashableMedia if the worker is gone."""
         users = [bank.bank_pk for bank in banks if SignalType.KEYPOINTS in bank.signal_types]
         searched = self._index.descriptors(users)
         candidates = _candidates(sketches, searched)
