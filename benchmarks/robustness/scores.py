@@ -3,12 +3,13 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 RECALL = "recall"  # the group of rows whose query is a copy; in all other groups nothing may be found
 Span = tuple[float, float, float, float]  # query's start and end, reference's start and end
 _Z = 1.959963985  # 95 %
+_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def _edits(rows: Sequence[Row]) -> list[str]:
     return _table(["edit", "family", "n", *(title for title, _, _ in columns)], body)
 
 
-def _alarms(rows: Sequence[Row]) -> list[str]:
+def _alarms(rows: Sequence[Row], enrolled: int) -> list[str]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.group, row.system), []).append(row)
@@ -164,9 +165,24 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
     for (group, system), mine in sorted(groups.items()):
         sure, unsure = false(mine, "match"), false(mine, "review")
         name = "wrong content beside a copy" if group == RECALL else group
-        body.append([name, system, str(len(mine)), str(sure.hits), f"{sure.bound:.2g}", str(unsure.hits),
-                     f"{unsure.bound:.2g}"])  # fmt: skip
-    return _table(["queries", "system", "n", "match", "rate below (95 %)", "review", "rate below (95 %)"], body)
+        body.append([name, system, str(len(mine)), f"{len(mine) * enrolled:,}", str(sure.hits), f"{sure.bound:.2g}",
+                     str(unsure.hits), f"{unsure.bound:.2g}"])  # fmt: skip
+    head = ["queries", "system", "n", "pairs", "match", "rate below (95 %)", "review", "rate below (95 %)"]
+    return _table(head, body)
+
+
+def wrong_pairs(rows: Iterable[Row], names: Mapping[str, str]) -> list[Row]:
+    """Return the rows with a wrong answer, the surest first, and `wrong_key` as the file's name."""
+    found = [replace(row, wrong_key=names.get(row.wrong_key, row.wrong_key)) for row in rows if row.wrong_key]
+    return sorted(found, key=lambda row: (row.wrong != "match", -(row.wrong_score or 0.0)))
+
+
+def _to_look_at(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
+    mine = [row for row in wrong_pairs(rows, names) if row.system == "staydown"][:_SHOWN]
+    body = [[row.query, row.group, row.edit, row.wrong_key or "", row.wrong or "", f"{row.wrong_score:.2f}"]
+            for row in mine]  # fmt: skip
+    head = ["query", "group", "edit", "found instead", "verdict", "score"]
+    return ["## Wrong answers of staydown, the surest first", "", *_table(head, body)] if body else []
 
 
 def _speed(rows: Sequence[Row]) -> list[str]:
@@ -189,12 +205,17 @@ def _places(rows: Sequence[Row]) -> list[str]:
     return ["## Times told of the copies found, %", "", *_table(head, body)] if body else []
 
 
-def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """Return the report as a page."""
+def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
+    """Return the report as a page; `names` are the enrolled files' by their keys."""
     lines = [f"# {title}", "", *_table(["", ""], facts.items())]
     if any(row.group == RECALL for row in rows):
         lines += ["## Copies found, mean over the edits, %", "", *_families(rows)]
-    lines += ["## False answers: queries of which the surest wrong answer has this verdict", "", *_alarms(rows)]
+    lines += [
+        "## False answers: queries of which the surest wrong answer has this verdict",
+        "",
+        *_alarms(rows, len(names or {})),
+    ]
+    lines += _to_look_at(rows, names or {})
     lines += _places(rows)
     if any(row.group == RECALL for row in rows):
         lines += ["## Copies found by edit, % (Wilson 95 %)", "", *_edits(rows)]
@@ -202,12 +223,17 @@ def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def document(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, Any]:
+def document(facts: Mapping[str, str], rows: Sequence[Row], names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the report as JSON with every answer, so that other thresholds can be tried on it."""
     systems = list(dict.fromkeys(row.system for row in rows))
     return {
         "facts": dict(facts),
         "families": {system: family_means(rows, system) for system in systems},
         "families_match_only": {system: family_means(rows, system, ("match",)) for system in systems},
+        "enrolled": len(names or {}),
+        "wrong": [
+            [row.system, row.query, row.group, row.edit, row.wrong_key, row.wrong, row.wrong_score]
+            for row in wrong_pairs(rows, names or {})
+        ],
         "rows": [{name: value for name, value in asdict(row).items() if value is not None} for row in rows],
     }
