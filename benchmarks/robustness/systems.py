@@ -5,7 +5,6 @@ need not be told again. Hash baselines get upright pictures and refuse
 PDQ of a quality below 50, as their makers advise; that is to their advantage.
 """
 
-import importlib
 import io
 import json
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from benchmarks.robustness.peers import Peer
 from benchmarks.robustness.vpdq import share_found, vpdq
 from hashing.errors import MediaError
 from hashing.pdq import pdq
@@ -77,7 +77,7 @@ def opened(data: bytes) -> Image.Image:
 class HashSystem:
     """Hashes of the whole frame within a radius; `forms` of the query are all compared."""
 
-    def __init__(self, folder: Path, name: str, kept: str, forms: Callable[[Image.Image], Codes | None],
+    def __init__(self, folder: Path, name: str, kept: str, forms: Callable[[bytes], Codes | None],
                  radius: int) -> None:  # fmt: skip
         """Open it with what is in the folder under the name `kept`, which systems with the same hashes share."""
         self.name = name
@@ -95,7 +95,7 @@ class HashSystem:
 
     def enroll(self, key: str, data: bytes) -> None:
         """Keep the first form's hash."""
-        codes = self._forms(opened(data))
+        codes = self._forms(data)
         self._known[key] = None if codes is None else codes[0]
         self._table = None
 
@@ -113,7 +113,7 @@ class HashSystem:
 
     def query(self, data: bytes) -> list[Scored]:
         """Compare with all of them."""
-        codes = self._forms(opened(data))
+        codes = self._forms(data)
         keys, table = self._hashes()
         if codes is None or not keys:
             return []
@@ -125,13 +125,13 @@ class HashSystem:
         """Hold nothing."""
 
 
-def _pdq_codes(count: int, image: Image.Image) -> Codes | None:
-    found = pdq(np.array(image))
+def _pdq_codes(count: int, data: bytes) -> Codes | None:
+    found = pdq(np.array(opened(data)))
     return found.codes[:count] if found.quality >= MIN_QUALITY else None
 
 
-def _image_hash(make: Callable[..., Any], side: int, image: Image.Image) -> Codes:
-    return np.packbits(make(image, hash_size=side).hash.ravel())[None]
+def _image_hash(make: Callable[..., Any], side: int, data: bytes) -> Codes:
+    return np.packbits(make(opened(data), hash_size=side).hash.ravel())[None]
 
 
 class Staydown:
@@ -202,9 +202,11 @@ class Staydown:
 class VPdq:
     """vPDQ: found where `least` of the query's frames are near a frame of the known video; 0 means any."""
 
-    def __init__(self, folder: Path, name: str, least: float) -> None:
+    def __init__(self, folder: Path, name: str, least: float, native: bool = False) -> None:
+        """Hash in Python, or as its makers' own library does, in the other environment; ImportError."""
         self.name = name
-        self._file, self._least = folder / "vpdq.npz", least
+        self._peer = Peer("vpdq") if native else None
+        self._file, self._least = folder / ("vpdq-native.npz" if native else "vpdq.npz"), least
         self._known: dict[str, Codes] = {}
         if self._file.exists():
             with np.load(self._file) as file:
@@ -216,7 +218,10 @@ class VPdq:
 
     def enroll(self, key: str, data: bytes) -> None:
         """Keep the hashes of a frame a second."""
-        self._known[key] = vpdq(data)
+        self._known[key] = self._codes(data)
+
+    def _codes(self, data: bytes) -> Codes:
+        return vpdq(data) if self._peer is None else np.frombuffer(self._peer.hash(data), np.uint8).reshape(-1, 32)
 
     def keep(self) -> None:
         """Write an array for each video."""
@@ -224,36 +229,33 @@ class VPdq:
 
     def query(self, data: bytes) -> list[Scored]:
         """Compare with all of them."""
-        codes = vpdq(data)
+        codes = self._codes(data)
         shares = {key: share_found(codes, known) for key, known in self._known.items()}
         return [Scored(key, share, "match") for key, share in shares.items() if share and share >= self._least]
 
     def close(self) -> None:
-        """Hold nothing."""
+        """End the other environment's process, if there is one."""
+        if self._peer is not None:
+            self._peer.close()
 
 
 # --- peers, where they are installed ----------------------------------------------------
 
 
-def _imagededup(folder: Path) -> System:
-    """imagededup's PHash at its default of 10 bits."""
-    hasher: Any = importlib.import_module("imagededup.methods").PHash(verbose=False)
+class PeerSystem(HashSystem):
+    """Hashes that another environment's library makes, within the radius that the library means."""
 
-    def codes(image: Image.Image) -> Codes:
-        return np.frombuffer(bytes.fromhex(hasher.encode_image(image_array=np.array(image))), np.uint8)[None]
+    def __init__(self, folder: Path, name: str, library: str, radius: int) -> None:
+        """Start it; ImportError."""
+        self._peer = Peer(library)
+        super().__init__(folder, name, library, self._codes, radius)
 
-    return HashSystem(folder, "imagededup_phash_10", "imagededup", codes, 10)
+    def _codes(self, data: bytes) -> Codes | None:
+        return np.frombuffer(found, np.uint8)[None] if (found := self._peer.hash(data)) else None
 
-
-def _perception(folder: Path) -> System:
-    """Thorn's perception: PHash of 16×16 at the distance of 0.2 (51 of 256 bits)."""
-    hasher: Any = importlib.import_module("perception.hashers").PHash(hash_size=16, highfreq_factor=4)
-
-    def codes(image: Image.Image) -> Codes | None:
-        bits = hasher.compute(np.array(image), hash_format="vector")
-        return None if bits is None else np.packbits(bits)[None]
-
-    return HashSystem(folder, "perception_phash256_0.2", "perception", codes, 51)
+    def close(self) -> None:
+        """End it."""
+        self._peer.close()
 
 
 def _pdq(name: str, forms: int, folder: Path) -> System:
@@ -274,9 +276,12 @@ SYSTEMS: dict[str, Callable[[Path], System]] = {
     "dhash64_4": partial(_classic, "dhash", 8, 4),
     "vpdq_80": lambda folder: VPdq(folder, "vpdq_80", 0.8),
     "vpdq_any": lambda folder: VPdq(folder, "vpdq_any", 0.0),
+    "vpdq_native_80": lambda folder: VPdq(folder, "vpdq_native_80", 0.8, native=True),
     "staydown": Staydown,
-    "perception": _perception,
-    "imagededup": _imagededup,
+    # Their own thresholds: 0.2 of 256 bits; 10 of 64; 15 % of 64.
+    "perception": lambda folder: PeerSystem(folder, "perception_phash256_0.2", "perception", 51),
+    "imagededup": lambda folder: PeerSystem(folder, "imagededup_phash_10", "imagededup", 10),
+    "videohash": lambda folder: PeerSystem(folder, "videohash_10", "videohash", 10),
 }
 
 
