@@ -113,7 +113,7 @@ class Peer:
     def __init__(self, name: str) -> None:
         """Start it; ImportError if the library is not to be had."""
         python = os.environ.get(PYTHON, sys.executable)
-        self._process = subprocess.Popen([python, __file__, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self._process = subprocess.Popen([python, "-P", __file__, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=subprocess.DEVNULL)  # fmt: skip
         self._lock = threading.Lock()
         if self._answer() != b"ready":
