@@ -19,10 +19,10 @@ from benchmarks.robustness import bank as banks
 from benchmarks.robustness import scores
 from benchmarks.robustness.corpus import Item, workers
 from benchmarks.robustness.scores import Row
-from benchmarks.robustness.systems import SYSTEMS, Scored, System
+from benchmarks.robustness.systems import NEAR, SYSTEMS, Scored, System
 
 T = TypeVar("T")
-_SURER = ("review", "match")
+_SURER = (NEAR, "review", "match")
 _WARMING_UP = jpeg(picture(2, 64, 48), 90)
 _systems: list[System] = []  # of this worker process, filled by `begin`
 
@@ -65,12 +65,16 @@ def _judged(row: Row, answers: Iterable[Scored], truth: str | None) -> tuple[Row
     right, wrong = None, None
     for answer in sorted(answers, key=_sureness):
         if answer.key == truth:
-            right, row = answer, replace(row, found=answer.verdict, found_score=answer.score)
+            right, row = answer, replace(row, found=_said(answer), found_score=answer.score)
         else:
             wrong = answer
     if wrong is not None:
-        row = replace(row, wrong=wrong.verdict, wrong_score=wrong.score, wrong_key=wrong.key)
+        row = replace(row, wrong=_said(wrong), wrong_score=wrong.score, wrong_key=wrong.key)
     return row, right
+
+
+def _said(answer: Scored) -> str | None:
+    return None if answer.verdict == NEAR else answer.verdict
 
 
 def _sureness(answer: Scored) -> tuple[int, float]:

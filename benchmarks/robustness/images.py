@@ -8,6 +8,7 @@ tuned on) stand in the bank and are never asked about.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ import numpy as np
 from benchmarks.corpus import Picture
 from benchmarks.robustness import corpus, harness
 from benchmarks.robustness.corpus import Item, Split
-from benchmarks.robustness.edits import EDITS, apply, family, pairs
+from benchmarks.robustness.edits import CHAINS, SWEEPS, apply, chosen, family
 from benchmarks.robustness.edits_base import encode
+from benchmarks.robustness.edits_hard import ASSETS
 from benchmarks.robustness.scores import RECALL, Row
 from benchmarks.robustness.systems import usable
 
@@ -98,8 +100,12 @@ def plan(split: Split, asked: argparse.Namespace, edits: Sequence[str]) -> tuple
 
 def _through(group: str, edits: Sequence[str], items: Sequence[Item], count: int,
              ask: Callable[[str, str, Sequence[Item]], list[Task]]) -> Iterator[Task]:  # fmt: skip
+    """Yield the tasks of each edit: each of a sweep has the same pictures, each chain one."""
+    fixed: dict[str, int] = {}
     for number, edit in enumerate(edits):
-        yield from ask(group, edit, _slices(items, count, number))
+        kind = family(edit)
+        place = fixed.setdefault(edit.partition("~")[0], number) if kind == SWEEPS else number
+        yield from ask(group, edit, _slices(items, 1 if kind in CHAINS else count, place))
 
 
 def _tasks(group: str, edit: str, items: Sequence[Item], partners: tuple[Item, ...], seed: int) -> list[Task]:
@@ -109,13 +115,15 @@ def _tasks(group: str, edit: str, items: Sequence[Item], partners: tuple[Item, .
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = harness.parser("pictures", "all, pairs, or families and names with commas between")
+    parser = harness.parser("pictures", "all, pairs, triples, chains, harder, sweeps, families, names; commas between")
     parser.add_argument("--distractors", type=int, default=400, help="how many strangers are asked about as they are")
     parser.add_argument("--edited-distractors", type=int, default=8, help="how many strangers for each edit")
     parser.add_argument("--look-alikes", type=int, default=200, help="how many look-alikes of the same folder's name")
     parser.add_argument("--fill", type=Path, nargs="+", default=[], help="folders whose pictures only fill the bank")
     parser.add_argument("--home", type=Path, help="folder in which the enrolled bank is kept for later runs")
-    parser.add_argument("--chains", type=int, default=60, help="how many pairs and triples, if --edits is pairs")
+    parser.add_argument("--chains", type=int, default=200, help="how many pairs, triples or longer chains, if asked")
+    parser.add_argument("--assets", type=Path, help="AugLy's folder of assets, for the edits augly_…")
+    parser.add_argument("--stem", default="images", help="beginning of the report's file names")
     return parser
 
 
@@ -123,14 +131,15 @@ def main() -> None:
     """Be `python -m benchmarks.robustness.images`."""
     asked = _parser().parse_args()
     start = time.monotonic()
-    names = {name: edit.family for name, edit in EDITS.items()}
-    edits = pairs(asked.seed, asked.chains) if asked.edits == "pairs" else harness.chosen(asked.edits, names)
+    if asked.assets is not None:
+        os.environ[ASSETS] = str(asked.assets)
+    edits = chosen(asked.edits, asked.seed, asked.chains)
     systems = usable(asked.systems.split(","))
     split = corpus.pictures(asked.folders, asked.split, asked.processes, asked.fill, asked.home)
     bank, tasks = plan(split, asked, edits)
     rows = harness.run(tasks, measure, systems, bank, asked.processes, asked.home)
     facts = _facts(asked, split, len(bank), tasks) | {"took": f"{time.monotonic() - start:.0f} s"}
-    harness.report(asked, "Pictures", facts, rows, "images-pairs" if asked.edits == "pairs" else "images", bank)
+    harness.report(asked, "Pictures", facts, rows, asked.stem, bank)
 
 
 def _facts(asked: argparse.Namespace, split: Split, enrolled: int, tasks: Sequence[Task]) -> dict[str, str]:

@@ -30,11 +30,16 @@ from service.settings import Settings
 Codes = NDArray[np.uint8]  # (forms, bytes)
 Span = tuple[float, float, float, float]  # query's start and end, reference's start and end, in seconds
 MIN_QUALITY = 50
+NEAR = "near"
+_NEAREST = 5  # told though further away than the radius
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One known content that a system names. A higher score is surer; `verdict` is match or review."""
+    """One known content that a system names. A higher score is surer.
+
+    `verdict` is match or review, or NEAR of what is only told to show how near it comes.
+    """
 
     key: str
     score: float
@@ -118,8 +123,10 @@ class HashSystem:
         if codes is None or not keys:
             return []
         bits = np.bitwise_count(table[:, None] ^ codes).sum(2, dtype=np.int64).min(1)
-        near = np.flatnonzero(bits <= self._radius).tolist()
-        return [Scored(keys[place], -float(bits[place]), "match") for place in near]
+        least = np.partition(bits, min(_NEAREST, len(bits)) - 1)[: min(_NEAREST, len(bits))].max()
+        near = np.flatnonzero(bits <= max(self._radius, least)).tolist()
+        verdicts = {place: "match" if bits[place] <= self._radius else NEAR for place in near}
+        return [Scored(keys[place], -float(bits[place]), verdict) for place, verdict in verdicts.items()]
 
     def close(self) -> None:
         """Hold nothing."""
