@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import corpus as made
-from benchmarks.robustness import bank, clips, corpus, harness, images, scores
+from benchmarks.robustness import bank, clips, corpus, harness, images, peers, scores
 from benchmarks.robustness.clips_base import read
 from benchmarks.robustness.edits import EDITS, apply
 from benchmarks.robustness.edits_base import resized
-from benchmarks.robustness.systems import Staydown
+from benchmarks.robustness.systems import SYSTEMS, Staydown, usable
 
 FAMILIES = {
     "codec": 9, "scale": 10, "crop": 12, "dihedral": 5, "rotation": 9, "frame": 7, "colour": 15, "blur_noise": 9,
@@ -196,3 +197,68 @@ def test_clips_tell_the_truth_about_their_times(short_clip: bytes) -> None:
     data, ((start, _, since, _),) = clips.apply("still", take, 1)
     assert Image.open(io.BytesIO(data)).format == "JPEG"
     assert (start, since) == (0.0, pytest.approx(take.seconds * 0.4))
+
+
+# --- peers ------------------------------------------------------------------------------
+
+_FAKE = """
+import numpy
+print("libraries print")
+class PHash:
+    def __init__(self, **settings): self.settings = settings
+    def compute(self, picture, hash_format):
+        if picture.shape[0] < 20: raise ValueError
+        return numpy.resize(picture[..., 0] > 100, 256) if self.settings["hash_size"] == 16 else None
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library called perception, for the other environment's Python."""
+    (tmp_path / "perception").mkdir()
+    (tmp_path / "perception" / "__init__.py").touch()
+    (tmp_path / "perception" / "hashers.py").write_text(_FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv(peers.PYTHON, sys.executable)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_peer_hashes_in_its_own_process(tmp_path: Path) -> None:
+    system = SYSTEMS["perception"](tmp_path)
+    picture = made.jpeg(resized(made.picture(3), 160, 120), 90)
+    system.enroll("known", picture)
+    system.enroll("tiny", made.jpeg(resized(made.picture(3), 16, 12), 90))
+    system.keep()
+    assert [(answer.key, answer.score, answer.verdict) for answer in system.query(picture)] == [("known", 0, "match")]
+    assert system.query(b"no picture") == []
+    system.close()
+    again = SYSTEMS["perception"](tmp_path)
+    assert again.knows("known")
+    assert again.knows("tiny")  # though it has no hash
+    again.close()
+
+
+@pytest.mark.usefixtures("library")
+def test_a_peer_that_has_ended_is_not_one_that_found_nothing() -> None:
+    peer = peers.Peer("perception")
+    peer._process.kill()
+    peer._process.wait()
+    with pytest.raises(RuntimeError, match="has ended"):
+        peer.hash(b"anything")
+    peer.close()
+
+
+def test_a_peer_that_is_not_installed_is_skipped_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usable(["pdq_31", "imagededup"]) == ["pdq_31"]
+    assert "imagededup is skipped" in capsys.readouterr().out
+
+
+def test_a_hash_tells_the_nearest_beyond_its_radius(tmp_path: Path) -> None:
+    system = SYSTEMS["pdq_31"](tmp_path)
+    pictures = {str(seed): made.jpeg(resized(made.picture(seed), 160, 120), 90) for seed in range(60, 68)}
+    for key, data in pictures.items():
+        system.enroll(key, data)
+    told = {answer.key: answer for answer in system.query(pictures["60"])}
+    assert len(told) >= 5
+    assert {key for key, answer in told.items() if answer.verdict == "match"} == {"60"}
+    assert all(answer.score < -31 for key, answer in told.items() if key != "60")

@@ -54,10 +54,10 @@ def test_statements_that_hold_lie_within_the_bands() -> None:
     assert not overstated[-1].low <= overstated[-1].stated <= overstated[-1].high
 
 
-def test_a_probability_of_nothing_has_a_bin() -> None:
-    (each,) = curves.reliability([(0.0, False)])
-    assert 0 < each.stated < 1e-300
-    assert (each.observed, each.low) == (Rate(0, 1), 0.0)
+def test_what_is_next_to_impossible_is_one_bin() -> None:
+    (each,) = curves.reliability([(0.0, False), (1e-300, False), (1e-40, True)])
+    assert each.stated == pytest.approx(curves.LEAST_STATED)
+    assert each.observed == Rate(1, 3)
 
 
 def test_exceedance_counts_strangers_stated_so_low() -> None:

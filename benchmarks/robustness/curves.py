@@ -12,6 +12,7 @@ from benchmarks.robustness.scores import RECALL, Rate, Row, recall
 
 Floats = NDArray[np.float64]
 Stated = tuple[float, bool]  # the probability that a match is false, and whether it was
+LEAST_STATED = 1e-12
 MISSED = -np.inf  # the score of what was not named at all
 
 
@@ -36,11 +37,11 @@ def clopper_pearson(rate: Rate, confidence: float = 0.95) -> tuple[float, float]
 def reliability(stated: Iterable[Stated], bins_a_decade: int = 1) -> list[Bin]:
     """Return the observed share of false matches by stated probability, in bins of equal width in its logarithm.
 
-    A stated probability of 0 counts as the smallest positive number.
+    Probabilities below LEAST_STATED are one bin: no number of matches at hand could tell them apart.
     """
     groups: dict[int, list[Stated]] = {}
     for probability, was_false in stated:
-        certain = max(probability, 5e-324)
+        certain = max(probability, LEAST_STATED)
         groups.setdefault(int(np.floor(np.log10(certain) * bins_a_decade)), []).append((certain, was_false))
     found = []
     for _, group in sorted(groups.items()):
