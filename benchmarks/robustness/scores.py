@@ -197,7 +197,8 @@ def _alarms(rows: Sequence[Row], enrolled: int) -> list[str]:
     for (group, system), mine in sorted(groups.items()):
         sure, unsure = false(mine, "match"), false(mine, "review")
         name = "wrong content beside a copy" if group == RECALL else group
-        body.append([name, system, str(len(mine)), f"{len(mine) * enrolled:,}" if enrolled else "–", str(sure.hits), f"{sure.bound:.2g}",
+        pairs = f"{len(mine) * enrolled:,}" if enrolled else "–"
+        body.append([name, system, str(len(mine)), pairs, str(sure.hits), f"{sure.bound:.2g}",
                      str(unsure.hits), f"{unsure.bound:.2g}"])  # fmt: skip
     head = ["queries", "system", "n", "pairs", "match", "rate below (95 %)", "review", "rate below (95 %)"]
     return _table(head, body)
