@@ -101,6 +101,7 @@ class Enrolled:
     media: Media
     signals: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()  # content_ids of its lawful originals, those of this enrolment
 
 
 def fingerprint(signal: Signal) -> str:
@@ -112,7 +113,7 @@ def fingerprint(signal: Signal) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
+def wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
     """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
     rows = signal.frames[signal.frames["transform"] == 0]
     kept = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
@@ -122,7 +123,7 @@ def _wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, 
 def _new_content(submission: Submission, bank: Bank) -> NewContent:
     """Return what of a submission is to be written; NothingToEnroll."""
     signal = submission.signal
-    frames, digests = _wanted(signal, bank)
+    frames, digests = wanted(signal, bank)
     sketches = signal.sketches[(signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)]
     if not len(frames) and not digests and not len(sketches):
         raise NothingToEnroll
