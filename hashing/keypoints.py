@@ -25,6 +25,7 @@ from hashing.signals import GRID_BYTES, GRID_SIDE, HASH_BITS, KEYPOINT_DTYPE, MA
 
 PLANE_SIDE = 512  # longest side of the plane that is described
 ENROLL_KEYPOINTS, QUERY_KEYPOINTS = 300, MAX_KEYPOINTS
+GRID_PIXELS = 128  # side of the square over which edges are taken
 BLOCK = 4  # a block is so many edge directions wide and high
 
 EVIDENCE_DTYPE = np.dtype(
@@ -58,12 +59,12 @@ _PLACE_STEPS = 64
 _BANDS, _OCTAVES = 3, 3  # ORB's eight octaves as bands of scale: a copy may be much smaller or larger
 _CORNERS = 10_000  # to choose from; of few, a caption has the most
 _EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
-_GRID_PIXELS = 128
 _MAX_MATCH_BITS = 64
 _REPROJECTION_PX = 8.0
 _MIN_SCALE, _MAX_SCALE, _MAX_SHEAR = 0.08, 12.0, 2.2
 _CELLS = GRID_SIDE // BLOCK
 _MIN_PAIRS = 5
+_MIN_PLACED = 6  # inliers at different places; fewer fit any two pictures
 
 
 def plane_of(frame: Frame) -> Plane:
@@ -114,21 +115,31 @@ def describe(plane: Plane, count: int) -> NDArray[np.void]:
     return keypoints
 
 
-def _edges(square: Floats) -> NDArray[np.int8]:
-    """Return (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1: where the picture gets brighter, across and down."""
+def slopes(square: Floats) -> Floats:
+    """Return (2, GRID_SIDE, GRID_SIDE), in grey levels: how a square of GRID_PIXELS gets brighter, across and down."""
     smooth = cv2.GaussianBlur(square, (0, 0), 1.5)
-    every = slice(_GRID_PIXELS // GRID_SIDE // 2, _GRID_PIXELS, _GRID_PIXELS // GRID_SIDE)
+    every = slice(GRID_PIXELS // GRID_SIDE // 2, GRID_PIXELS, GRID_PIXELS // GRID_SIDE)
     across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3)[every, every]
     down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3)[every, every]
-    slopes = np.stack([across, down])
-    return (np.sign(slopes) * (np.abs(slopes) > _EDGE)).astype(np.int8)
+    return np.stack([across, down])
 
 
-def _pack(edges: NDArray[np.int8]) -> NDArray[np.uint8]:
+def sharp(values: Floats) -> NDArray[np.int8]:
+    """Return slopes as -1, 0 or 1: 0 where there is no edge."""
+    return (np.sign(values) * (np.abs(values) > _EDGE)).astype(np.int8)
+
+
+def _edges(square: Floats) -> NDArray[np.int8]:
+    return sharp(slopes(square))
+
+
+def pack_edges(edges: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return edge directions, (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1, as GRID_BYTES bytes."""
     return np.packbits(np.stack([edges > 0, edges < 0]))
 
 
-def _unpack(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
+def unpack_edges(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Return what `pack_edges` packed."""
     brighter, darker = np.unpackbits(grid).reshape(2, 2, GRID_SIDE, GRID_SIDE).astype(np.int8)
     edges: NDArray[np.int8] = brighter - darker
     return edges
@@ -142,8 +153,8 @@ def sketch(plane: Plane, count: int, *, mirrored: bool = False) -> Sketches:
     row["height"], row["width"] = plane.shape
     row["count"], row["mirrored"] = len(points), mirrored
     row["keypoints"][0, : len(points)] = points
-    square = cv2.resize(plane, (_GRID_PIXELS, _GRID_PIXELS), interpolation=cv2.INTER_AREA)
-    row["grid"] = _pack(_edges(square.astype(np.float32)))
+    square = cv2.resize(plane, (GRID_PIXELS, GRID_PIXELS), interpolation=cv2.INTER_AREA)
+    row["grid"] = pack_edges(_edges(square.astype(np.float32)))
     return row
 
 
@@ -207,13 +218,13 @@ def _once(places: NDArray[Any], step: float) -> int:
 
 def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[int, int, float, float]:
     """Lay the plane over the reference; return blocks with edges, those that agree, mean agreement, area."""
-    scale = np.diag([_GRID_PIXELS / reference["width"], _GRID_PIXELS / reference["height"], 1.0])
-    size = (_GRID_PIXELS, _GRID_PIXELS)
+    scale = np.diag([GRID_PIXELS / reference["width"], GRID_PIXELS / reference["height"], 1.0])
+    size = (GRID_PIXELS, GRID_PIXELS)
     laid = cv2.warpPerspective(plane.astype(np.float32), scale @ matrix, size, flags=cv2.INTER_AREA)
     shown = cv2.warpPerspective(np.ones(plane.shape, np.float32), scale @ matrix, size) > 0.99
     whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
     ours = _edges(np.where(shown, laid, np.float32(0.0))) * whole
-    theirs = _unpack(reference["grid"]) * whole
+    theirs = unpack_edges(reference["grid"]) * whole
     side = GRID_SIDE // BLOCK
 
     def blocks(values: NDArray[np.int8]) -> NDArray[np.float64]:
@@ -225,6 +236,18 @@ def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[int, int, f
     agreement = (blocks(ours * theirs) / np.sqrt(np.maximum(there * here, 1.0)))[used]
     mean = float(agreement.mean()) if len(agreement) else 0.0
     return int(used.sum()), int((agreement > 0.5).sum()), mean, float(whole.mean())
+
+
+def place(query: np.void, reference: np.void) -> Map | None:
+    """Return the map from places in one sketch's plane to places in another's; None if too few keypoints agree."""
+    points, known = query["keypoints"][: query["count"]], reference["keypoints"][: reference["count"]]
+    if min(len(points), len(known)) < _MIN_PAIRS:
+        return None
+    source, target = _pairs(points, known)
+    found = _map(source, target) if len(source) >= _MIN_PAIRS else None
+    if found is None or min(_once(target[found[1]], 12.0), _once(source[found[1]], 6.0)) < _MIN_PLACED:
+        return None
+    return found[0]
 
 
 def confirm(plane: Plane, query: np.void, reference: np.void) -> NDArray[np.void]:

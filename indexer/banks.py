@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hashing.signals import SignalType
@@ -18,7 +18,8 @@ from indexer.tables import bank, content
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
-LIVE = content.c.withdrawn_at.is_(None)
+KEPT = content.c.withdrawn_at.is_(None)
+LIVE = and_(KEPT, content.c.lawful_of.is_(None))  # companions are not counted, found or listed as contents
 
 
 @dataclass(frozen=True, slots=True)
