@@ -2,14 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.signals import PERCEPTUAL, Frames, Media, Signal, profiles_of
+from hashing.signals import PERCEPTUAL, Frames, Media, Signal, SignalType, profiles_of
 from indexer.banks import Bank
 from indexer.benign import BenignSet
-from indexer.guards import HOLDS, Held, Hold, Holds, Run, judge_near, judge_rows, none_held, runs, whole_frames
+from indexer.guards import (
+    HOLDS,
+    Held,
+    Hold,
+    Holds,
+    Run,
+    generic_codes,
+    judge_near,
+    judge_rows,
+    none_held,
+    runs,
+    whole_frames,
+)
+from indexer.index import TypeIndex
 from indexer.policy import POLICIES
 from indexer.record import Content, Record
 
@@ -23,6 +37,22 @@ class Suspect:
     content: Content
     held: tuple[Run, ...]
     keys: tuple[tuple[int, Hold], ...]  # of the hashes, and why
+
+
+@lru_cache(maxsize=1)
+def _generic() -> TypeIndex:
+    index, codes = TypeIndex(), generic_codes()
+    index.add(np.arange(len(codes)), codes)
+    return index
+
+
+def is_generic(rows: Frames) -> NDArray[np.bool_]:
+    """Tell which rows are PDQ hashes within review distance of a listed frame's; (n,)."""
+    found = np.zeros(len(rows), np.bool_)
+    asked = np.flatnonzero(np.isin(rows["profile"], profiles_of(SignalType.PDQ)))
+    radius_bits = POLICIES["default"].radius_bits(SignalType.PDQ)
+    found[asked[_generic().search(rows["hash"][asked], radius_bits).query]] = True
+    return found
 
 
 class Guard:
@@ -41,7 +71,7 @@ class Guard:
         return [whole_frames(signal, part) for signal, part in zip(signals, parts, strict=True)]
 
     def _judge(self, bank: Bank, rows: Frames) -> Held:
-        held = judge_rows(rows)
+        held = judge_rows(rows, is_generic(rows))
         scope = self._benign.scope(bank)
         policy = POLICIES[bank.policy]
         for kind in PERCEPTUAL if scope else ():

@@ -15,14 +15,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.signals import HASH_BYTES, VIEWS, Codes, Frames, Kind, Signal, SignalType, View, distances, profiles_of
-from indexer.policy import HUB_CONTENTS, MAX_BARE_PARTS, MAX_UNSURE_BITS, MIN_QUALITY, POLICIES, Policy
+from hashing.signals import HASH_BYTES, VIEWS, Codes, Frames, Kind, Signal, SignalType, View
+from indexer.policy import HUB_CONTENTS, MAX_BARE_PARTS, MAX_UNSURE_BITS, MIN_QUALITY, Policy
 
 
 class Hold(StrEnum):
@@ -80,7 +79,6 @@ def none_held(signal: Signal) -> Holds:
     return Holds(np.zeros(len(signal.frames), np.uint8), np.zeros(len(signal.sketches), np.uint8))
 
 
-@lru_cache(maxsize=1)
 def generic_codes() -> Codes:
     """Return the listed hashes and those of their negatives, uint8 (n, 32)."""
     entries = json.loads(resources.files("indexer").joinpath("generic.json").read_text("utf-8"))
@@ -89,20 +87,11 @@ def generic_codes() -> Codes:
     return np.concatenate([codes, ~codes])
 
 
-def is_generic(codes: Codes) -> NDArray[np.bool_]:
-    """Tell which PDQ hashes, uint8 (n, 32), are within review distance of a listed frame's; (n,)."""
-    radius = POLICIES["default"].radius_bits(SignalType.PDQ)
-    unique, place = np.unique(codes, axis=0, return_inverse=True)
-    near = [bool((distances(generic_codes(), code) <= radius).any()) for code in unique]
-    return np.array(near, bool)[place.ravel()]
-
-
-def judge_rows(rows: Frames) -> Held:
-    """Hold rows by what they are, asking no bank."""
+def judge_rows(rows: Frames, generic: NDArray[np.bool_]) -> Held:
+    """Hold rows by what they are, asking no bank; `generic` says which are near to a listed frame."""
     held = np.zeros(len(rows), np.uint8)
     held[(rows["unsure"] > MAX_UNSURE_BITS) | (rows["bare"] > MAX_BARE_PARTS)] = NUMBERS[Hold.FEATURELESS]
-    listed = np.flatnonzero(np.isin(rows["profile"], profiles_of(SignalType.PDQ)) & (rows["quality"] >= MIN_QUALITY))
-    held[listed[is_generic(rows["hash"][listed])]] = NUMBERS[Hold.GENERIC]
+    held[generic] = NUMBERS[Hold.GENERIC]
     held[rows["quality"] < MIN_QUALITY] = NUMBERS[Hold.LOW_QUALITY]
     return held
 
@@ -130,6 +119,8 @@ def _frame_numbers(signal: Signal) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 def whole_frames(signal: Signal, held: Held) -> Holds:
     """Hold the frames whole of which a row is held for more than its quality; `held` has one number a row."""
+    if not held.any():  # of ten thousand contents, nearly all
+        return none_held(signal)
     of_rows, of_sketches = _frame_numbers(signal)
     free = NUMBERS[Hold.LOW_QUALITY]
     strongest = np.full(len(of_rows) + len(of_sketches), free, np.uint8)
@@ -142,6 +133,8 @@ def whole_frames(signal: Signal, held: Held) -> Holds:
 
 def runs(signal: Signal, holds: Holds) -> tuple[Run, ...]:
     """Return which frames are held and why, view by view, in order of time."""
+    if not holds.frames.any():
+        return ()
     numbers = _frame_numbers(signal)[0]
     found: list[Run] = []
     for place, view in enumerate(VIEWS):

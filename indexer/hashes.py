@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import Connection, insert, or_, select
 
 from hashing.signals import FRAME_DTYPE, HASH_BYTES, Frames, SignalType
-from indexer.guards import Held, words
+from indexer.guards import Held, Hold, words
 from indexer.store import Change
 from indexer.tables import exact, signal, sketch
 
@@ -69,10 +69,14 @@ def add_hashes(change: Change, parts: Sequence[NewHashes]) -> None:
 
 
 def hashes_of(
-    connection: Connection, content_pk: int, *, free: bool = False
+    connection: Connection, content_pk: int, *, shared: bool = False
 ) -> tuple[list[tuple[SignalType, bytes]], Frames]:
-    """Return the digests and the frames of one content; `free` leaves out what is held."""
+    """Return the digests and the frames of one content.
+
+    `shared` leaves out what would match others' lawful pictures as well; of low quality the rows tell.
+    """
     digests = select(exact).where(exact.c.content_pk == content_pk).order_by(exact.c.exact_pk)
     frames = select(signal).where(signal.c.content_pk == content_pk).order_by(signal.c.signal_pk)
+    low = signal.c.held == Hold.LOW_QUALITY.value
     found = [(SignalType(row.signal_type), bytes(row.digest)) for row in connection.execute(digests)]
-    return found, frames_of(connection.execute(frames.where(FREE) if free else frames).all())
+    return found, frames_of(connection.execute(frames.where(or_(FREE, low)) if shared else frames).all())

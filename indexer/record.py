@@ -301,9 +301,9 @@ class Record(Banks):
                 yield np.array([row.signal_pk for row in rows], np.int64), frames_of(rows)
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
-        """Return the hashes of one content that are not held: for exports alone."""
+        """Return the hashes of one content that others may have too: for exports alone."""
         with self.store.read() as connection:
-            return hashes_of(connection, content_pk, free=True)
+            return hashes_of(connection, content_pk, shared=True)
 
     def signal_keys(self) -> NDArray[np.int64]:
         """Return the keys of all hashes of frames that can be found."""
