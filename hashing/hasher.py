@@ -71,7 +71,10 @@ def confirm_pairs(sketches: Sketches, planes: Sequence[Plane], pairs: Pairs) -> 
 
 
 def lay_over(data: bytes, plan: Plan, references: Sketches) -> Contrasts:
-    """Lay a companion's frames over sketches of its content: a row of CONTRAST_DTYPE each. Raises as `hash_pictures`."""
+    """Lay a companion's frames over sketches of its content: a row of CONTRAST_DTYPE each.
+
+    UnsupportedMedia, CorruptMedia, MediaTooLarge.
+    """
     frames = _open(data, admit(data, plan.limits), plan.limits).frames(plan.sampling)
     return contrasts((plane_of(frame) for frame in frames), references)
 

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select
 
 from hashing.contrast import Contrasts, Grid
 from hashing.signals import Kind
-from indexer.banks import KEPT
+from indexer.banks import KEPT, LIVE
 from indexer.store import Change, Store
 from indexer.tables import content, contrast
 
@@ -44,6 +44,12 @@ class CompanionBook:
             one = Companion(row.content_pk, row.content_id, row.lawful_of, Kind(row.kind))
             found[row.lawful_of] = (*found.get(row.lawful_of, ()), one)
         return found
+
+    @staticmethod
+    def may_have(change: Change, content_pk: int) -> bool:
+        """Say whether a content can be given companions: it is none itself, and not withdrawn, as a change sees it."""
+        query = select(content.c.content_pk).where(content.c.content_pk == content_pk, LIVE)
+        return change.connection.execute(query).first() is not None
 
     def grids(self, sketch_pks: Sequence[int], companion_pk: int) -> dict[int, Grid]:
         """Return how a companion looks where these sketches were taken; those that it does not show are left out."""

@@ -8,6 +8,7 @@ StaydownError (hashing.errors)
     ├── InvalidBank          invalid_bank
     ├── InvalidManifest      invalid_manifest
     ├── NothingToEnroll      nothing_to_enroll
+    ├── InvalidCompanion     invalid_companion
     ├── IndexNotReady        index_not_ready
     └── StoreBroken          store_broken
 """
@@ -55,6 +56,12 @@ class NothingToEnroll(IndexerError):
     """There is no hash here that could be enrolled."""
 
     code = "nothing_to_enroll"
+
+
+class InvalidCompanion(IndexerError):
+    """A companion is lawful media other than the content itself, of a content that is no companion."""
+
+    code = "invalid_companion"
 
 
 class IndexNotReady(IndexerError):

@@ -2,7 +2,8 @@
 
 Exact digests are looked up in the record; perceptual hashes are searched in the index,
 and every hit is joined with the record, so that a withdrawal counts at once. Then the
-policy of each bank judges, and frames are aligned in time.
+policy of each bank judges, and frames are aligned in time. Lawful banks are asked along
+with the others; `apart` says which matches are something lawful instead.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,12 @@ from hashing.signals import (
     View,
 )
 from indexer.alignment import FrameMatches, Segment, align
+from indexer.apart import Apart, Tell
 from indexer.banks import Bank
 from indexer.errors import IndexNotReady, UnknownBank
 from indexer.index import Hits, Index
 from indexer.keypoint_matcher import Confirm, KeypointMatcher
-from indexer.matches import Match
+from indexer.matches import LAWFUL_BANK, Match, Suppressed
 from indexer.policy import MIN_QUALITY, POLICIES, Policy, Verdict, false_match_probability
 from indexer.record import Content, Located, Record
 
@@ -49,6 +51,25 @@ class Answer:
     matches: tuple[Match, ...]
     bank_revision: int
     policy: str
+    suppressed: tuple[Suppressed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The banks of one query: those that were asked for, the lawful ones that speak for them, what was named."""
+
+    wanted: tuple[Bank, ...]
+    lawful: tuple[Bank, ...]
+    named: frozenset[str]
+
+    @property
+    def all(self) -> list[Bank]:
+        return [*(bank for bank in self.wanted if not bank.lawful), *self.lawful]
+
+    @property
+    def policy(self) -> str:
+        names = {bank.policy for bank in self.wanted if not bank.lawful}
+        return "+".join(sorted(names)) or "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,47 +138,69 @@ class Matcher:
     def __init__(self, record: Record, index: Index) -> None:
         self._record, self._index = record, index
         self._keypoints = KeypointMatcher(record, index)
+        self._apart = Apart(record)
 
     def signal_types(self, bank_names: Sequence[str] | None) -> frozenset[SignalType]:
         """Return the types that the asked banks compare, with which a query has to be hashed.
 
         UnknownBank and IndexNotReady come from here, before anything is decoded.
         """
-        return frozenset(kind for bank in self._banks(bank_names) for kind in bank.signal_types)
+        return frozenset(kind for bank in self._banks(bank_names).all for kind in bank.signal_types)
 
-    def _banks(self, names: Sequence[str] | None) -> list[Bank]:
+    def _banks(self, names: Sequence[str] | None) -> _Asked:
         if not self._index.ready:
             raise IndexNotReady
         banks = self._record.enabled_banks()
-        if names is None or not len(names):
-            return list(banks)
-        if not {bank.name for bank in banks} >= set(names) and not self._record.bank_names() >= set(names):
+        named = frozenset(names or ())
+        if not {bank.name for bank in banks} >= named and not self._record.bank_names() >= named:
             raise UnknownBank
-        return [bank for bank in banks if bank.name in names]
+        wanted = tuple(bank for bank in banks if not named or bank.name in named)
+        asked = {bank.name for bank in wanted}
+        return _Asked(wanted, tuple(bank for bank in banks if bank.lawful and _concerns(bank, asked)), named)
 
-    def match(self, signal: Signal, bank_names: Sequence[str] | None = None, confirm: Confirm | None = None) -> Answer:
+    def match(self, signal: Signal, bank_names: Sequence[str] | None = None, confirm: Confirm | None = None,
+              tell: Tell | None = None) -> Answer:  # fmt: skip
         """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady.
 
         Keypoints are asked where nothing cheaper says `match`, and where `confirm` can
-        compare the media's own planes with sketches.
+        compare the media's own planes with sketches; `tell` tells contents from what is
+        lawful with those planes.
         """
         banks = self._banks(bank_names)
         revision = self._index.refresh(self._record)
-        found = self._all_matches(signal, banks)
-        if confirm is not None and not any(match.verdict is Verdict.MATCH for _, match in found):
-            try:
-                found += self._keypoints.match(signal.sketches, banks, confirm)
-            except UnhashableMedia as failure:  # the worker that held the media is gone
-                signal = replace(signal, reason=failure.reason)
-        best: dict[int, Match] = {}
+        found = self._all_matches(signal, banks.all)
+        try:
+            matches, suppressed = self._ruled(signal, found, banks, tell)
+            if confirm is not None and not any(match.verdict is Verdict.MATCH for match in matches):
+                more = self._keypoints.match(signal.sketches, banks.all, confirm)
+                if more:
+                    found += more
+                    matches, suppressed = self._ruled(signal, found, banks, tell)
+        except UnhashableMedia as failure:  # the worker that held the media is gone
+            signal = replace(signal, reason=failure.reason)
+            matches, suppressed = self._ruled(signal, found, banks, None)
+        verdict, reason = _conclude(signal, matches)
+        return Answer(verdict, reason, signal.media, matches, revision, banks.policy, suppressed)
+
+    def _ruled(self, signal: Signal, found: Sequence[tuple[Content, Match]], banks: _Asked,
+               tell: Tell | None) -> tuple[tuple[Match, ...], tuple[Suppressed, ...]]:  # fmt: skip
+        """Return the surest match of each content that stands, and what is suppressed."""
+        best: dict[int, tuple[Content, Match]] = {}
         for content, match in found:
             known = best.get(content.content_pk)
-            if known is None or _rank(match) < _rank(known):
-                best[content.content_pk] = match
-        matches = tuple(sorted(best.values(), key=_rank)[:MAX_MATCHES])
-        verdict, reason = _conclude(signal, matches)
-        names = sorted({bank.policy for bank in banks}) or ["default"]
-        return Answer(verdict, reason, signal.media, matches, revision, "+".join(names))
+            if known is None or _rank(match) < _rank(known[1]):
+                best[content.content_pk] = (content, match)
+        ordered = sorted(best.values(), key=lambda pair: _rank(pair[1]))
+        lawful_banks = {bank.name: bank for bank in banks.lawful}
+        lawful = [pair for pair in ordered if pair[0].bank in lawful_banks]
+        others = [pair for pair in ordered if pair[0].bank not in lawful_banks][:MAX_MATCHES]
+        kept, suppressed = self._apart.judge(signal, others, lawful, lawful_banks, tell)
+        suppressed += [
+            Suppressed(match, LAWFUL_BANK, content.content_id)
+            for content, match in lawful
+            if content.bank in banks.named
+        ]
+        return tuple(sorted(kept, key=_rank)), tuple(suppressed[:MAX_MATCHES])
 
     def _all_matches(self, signal: Signal, banks: list[Bank]) -> list[tuple[Content, Match]]:
         if not banks:
@@ -198,6 +241,11 @@ class Matcher:
             if match is not None:
                 matches.append((content, match))
         return matches
+
+
+def _concerns(bank: Bank, asked: set[str]) -> bool:
+    """Say whether a lawful bank is asked for, or speaks for one that is."""
+    return bank.name in asked or bank.suppresses is None or bool(asked & set(bank.suppresses))
 
 
 def _exact_match(content: Content, kind: SignalType, policy: Policy) -> Match:

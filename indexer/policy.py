@@ -166,3 +166,53 @@ def score_probability(score: float, pairs: int) -> float:
 def tier(probability: float) -> float:
     """Round a probability up to the next power of ten, so that it tells no distance."""
     return next(step for step in _TIERS if probability <= step * (1 + 1e-9))
+
+
+# Content or its lawful original. Scores are log-odds for the content: of one frame by the cells where the
+# two differ (hashing.contrast.TOLD_DTYPE), or by their PDQ distances. `benchmarks/robustness/swaps.py --fit`
+# prints how they come out; docs/accuracy.md names the corpus.
+MIN_TOLD_CELLS = 3  # of 1024; on fewer it is not seen
+_MIN_COMMON = 0.25  # agreement where the two are alike; below, the picture was not laid rightly
+_TOLD_WEIGHT, _ENOUGH_CELLS = 3.0, 100.0
+_BIT_WEIGHT = 0.375
+_TOLD_APART = 3.0
+
+
+class Nearer(StrEnum):
+    """Which of a content and its lawful original media is nearer to."""
+
+    CONTENT = "content"
+    COMPANION = "companion"
+    UNDECIDED = "undecided"
+
+
+def told_scores(told: NDArray[np.void]) -> NDArray[np.float64]:
+    """Return the log-odds for the content of each row of TOLD_DTYPE; NaN where the picture could not be laid."""
+    margin = told["like_reference"].astype(np.float64) - told["like_lawful"]
+    cells = np.minimum(told["cells"].astype(np.float64), _ENOUGH_CELLS)
+    seen = told["cells"] >= MIN_TOLD_CELLS
+    laid = (told["placed"] == 1) & (told["common"] >= _MIN_COMMON)
+    return np.where(laid, np.where(seen, _TOLD_WEIGHT * margin * np.sqrt(cells), 0.0), np.nan)
+
+
+def bits_scores(content_bits: NDArray[np.int64], lawful_bits: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the log-odds for the content of frames, by PDQ; NaN where a frame is near to neither."""
+    near = np.minimum(content_bits, lawful_bits) <= POLICIES["default"].radius_bits(SignalType.PDQ)
+    return np.where(near, _BIT_WEIGHT * (lawful_bits - content_bits).astype(np.float64), np.nan)
+
+
+def _best_run(scores: NDArray[np.float64]) -> float:
+    """Return the largest sum of neighbouring scores (Kadane's scan)."""
+    sums = np.concatenate([[0.0], np.cumsum(scores)])
+    return float((sums - np.minimum.accumulate(sums)).max())
+
+
+def nearer(scores: NDArray[np.float64]) -> Nearer:
+    """Judge the scores of some frames, in order of time: a run of frames that show the content is enough.
+
+    More frames are more chances, so that more is asked of their best run.
+    """
+    more = math.log(max(len(scores), 1))
+    if _best_run(scores) >= _TOLD_APART + more:
+        return Nearer.CONTENT
+    return Nearer.COMPANION if _best_run(-scores) >= _TOLD_APART else Nearer.UNDECIDED

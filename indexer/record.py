@@ -128,8 +128,6 @@ class Record(Banks):
         self.companions = CompanionBook(store)
         self.holds = HoldBook(store)
 
-    # Contents
-
     def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
         """Return which of these contents a bank has, as a change sees it."""
         found: dict[str, Known] = {}
@@ -241,8 +239,6 @@ class Record(Banks):
                 change.erased = True
                 change.log("content.withdraw", found.content_id, bank=found.bank, reason=reason)
             return change.revision
-
-    # Hashes
 
     def find_exact(self, digests: Iterable[tuple[SignalType, bytes]], bank_pks: Sequence[int]) -> dict[int, SignalType]:
         """Return the active contents with one of these digests, and by which type."""

@@ -3,6 +3,7 @@
 What a role may not see is null or rounded, never absent.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, View, t
 from indexer.banks import Bank
 from indexer.enroll import Enrolled
 from indexer.matcher import Answer
-from indexer.matches import Match
+from indexer.matches import Match, Suppressed, ToldApart
 from indexer.policy import tier
 from indexer.record import Content
 from service.schemas import (
@@ -23,6 +24,8 @@ from service.schemas import (
     MediaOut,
     SegmentOut,
     SignalOut,
+    SuppressedOut,
+    ToldApartOut,
     VerdictOut,
 )
 
@@ -35,17 +38,30 @@ def media_out(media: Media) -> MediaOut:
     )  # fmt: skip
 
 
-def _match_out(match: Match, evidence: bool) -> MatchOut:
+def _told_out(told: ToldApart | None) -> ToldApartOut | None:
+    if told is None:
+        return None
+    return ToldApartOut(nearer=told.nearer.value, cells=told.cells, region=told.region, frames=told.frames)
+
+
+def _match_fields(match: Match, evidence: bool) -> dict[str, Any]:
     probability = match.false_match_probability
-    return MatchOut(
-        bank=match.bank, content_id=match.content_id, verdict=match.verdict.value, signal_type=match.signal_type,  # type: ignore[arg-type]
-        transform=match.transform, distance_bits=match.distance_bits if evidence else None,
-        inliers=match.inliers if evidence else None,
-        false_match_probability=probability if evidence else tier(probability),
-        segments=[
+    return {
+        "bank": match.bank, "content_id": match.content_id, "verdict": match.verdict.value,
+        "signal_type": match.signal_type, "transform": match.transform,
+        "distance_bits": match.distance_bits if evidence else None, "inliers": match.inliers if evidence else None,
+        "false_match_probability": probability if evidence else tier(probability),
+        "segments": [
             SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames)
             for part in match.segments
         ],
+        "told_apart": _told_out(match.told_apart) if evidence else None,
+    }  # fmt: skip
+
+
+def _suppressed_out(found: Suppressed) -> SuppressedOut:
+    return SuppressedOut(
+        **_match_fields(found.match, evidence=True), by=found.by, lawful_content_id=found.lawful_content_id  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -53,8 +69,9 @@ def verdict_out(answer: Answer, request_id: str, *, evidence: bool) -> VerdictOu
     """Return the answer to a check; without `evidence` as the role `check` sees it."""
     return VerdictOut(
         request_id=request_id, verdict=answer.verdict.value, reason=answer.reason, media=media_out(answer.media),
-        matches=[_match_out(match, evidence) for match in answer.matches], bank_revision=answer.bank_revision,
-        policy=answer.policy,
+        matches=[MatchOut(**_match_fields(match, evidence)) for match in answer.matches],
+        suppressed=[_suppressed_out(found) for found in answer.suppressed] if evidence else [],
+        bank_revision=answer.bank_revision, policy=answer.policy,
     )  # fmt: skip
 
 
@@ -63,7 +80,7 @@ def unjudged(request_id: str, word: str, bank_revision: int) -> dict[str, Any]:
     nothing = dict.fromkeys(MediaOut.model_fields)
     return {
         "request_id": request_id, "verdict": "unhashable", "reason": word, "media": nothing | {"frames_hashed": 0},
-        "matches": [], "bank_revision": bank_revision, "policy": "default",
+        "matches": [], "suppressed": [], "bank_revision": bank_revision, "policy": "default",
     }  # fmt: skip
 
 
@@ -71,10 +88,11 @@ def without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
     """Return a stored verdict as a role without evidence sees it."""
     hidden = [
         match
-        | {"distance_bits": None, "inliers": None, "false_match_probability": tier(match["false_match_probability"])}
+        | {"distance_bits": None, "inliers": None, "told_apart": None}
+        | {"false_match_probability": tier(match["false_match_probability"])}
         for match in verdict.get("matches", [])
     ]
-    return verdict | {"matches": hidden}
+    return verdict | {"matches": hidden, "suppressed": []}
 
 
 def signals_out(signal: Signal) -> list[SignalOut]:
@@ -108,7 +126,7 @@ def enrolled_out(enrolled: Enrolled) -> EnrolledOut:
     return EnrolledOut(
         content_id=enrolled.content_id, bank=enrolled.bank, bank_revision=enrolled.bank_revision,
         created=enrolled.created, signals=enrolled.signals, warnings=list(enrolled.warnings),
-        media=media_out(enrolled.media),
+        companions=list(enrolled.companions), media=media_out(enrolled.media),
     )  # fmt: skip
 
 
@@ -122,11 +140,14 @@ def bank_out(bank: Bank) -> BankOut:
     )  # fmt: skip
 
 
-def content_out(content: Content, signals: dict[str, int]) -> ContentOut:
-    """Return a content."""
+def content_out(
+    content: Content, signals: dict[str, int], companions: Sequence[str] = (), lawful_of: str | None = None
+) -> ContentOut:
+    """Return a content; `companions` and `lawful_of` are content_ids."""
     media = Media(content.kind, None, content.width, content.height, content.duration_s, content.frames_hashed)
     return ContentOut(
         content_id=content.content_id, bank=content.bank, media=media_out(media), case=content.case,
         labels=list(content.labels), enabled=content.enabled, signals=signals, created_at=content.created_at,
         revision=content.revision, withdrawn_at=content.withdrawn_at, withdrawn_reason=content.withdrawn_reason,
+        companions=list(companions), lawful_of=lawful_of,
     )  # fmt: skip

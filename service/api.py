@@ -15,9 +15,10 @@ from indexer.enroll import Enrolled
 from indexer.errors import UnknownBank
 from indexer.ledger import Key
 from indexer.matcher import Answer
+from indexer.record import Content
 from service import answers, schemas
 from service.auth import Permission, allows, requires
-from service.engine import Engine
+from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
 from service.uploads import MAX_JSON_BYTES, URL_FIELD, Upload, read_upload
 
@@ -32,13 +33,14 @@ Types = Annotated[list[SignalType] | None, Query(alias="type", description="sign
 router = APIRouter(prefix="/v1")
 
 
-def body_of(*models: type[BaseModel], media: bool = False) -> dict[str, Any]:
+def body_of(*models: type[BaseModel], media: bool = False, lawful: bool = False) -> dict[str, Any]:
     """Return the OpenAPI description of a body that the route reads itself."""
     content: dict[str, Any] = {}
     if media:
+        one = {"type": "string", "format": "binary"}
         form = {
             "type": "object",
-            "properties": {"media": {"type": "string", "format": "binary"}},
+            "properties": {"media": one} | ({"lawful": {"type": "array", "items": one}} if lawful else {}),
             "required": ["media"],
         }
         content["multipart/form-data"] = {"schema": form}
@@ -185,17 +187,28 @@ async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> En
     await in_thread(request, engine.record.bank, bank)
     document = _beside(request, upload) if upload.document is None else upload.document
     asked = schemas.parsed(schemas.ContentIn, document)
+    lawful = [*upload.lawful, *[await _original(request, original) for original in asked.lawful]]
+    if len(lawful) > schemas.MAX_LAWFUL:
+        raise InvalidRequest(f"lawful: at most {schemas.MAX_LAWFUL} originals a content")
     if asked.signals:
         hashes = schemas.ready_hashes(asked.signals)
         return await in_thread(
-            request, lambda: engine.enroll_hashes(bank, hashes, asked.case, asked.labels, actor=key.key_id)
-        )
+            request, lambda: engine.enroll_hashes(bank, hashes, asked.case, asked.labels, lawful, actor=key.key_id),
+            media=bool(lawful),
+        )  # fmt: skip
     if upload.document is not None:
         upload = Upload(document={"url": asked.url} if asked.url else {})
     data = await media_of(request, upload)
     return await in_thread(
-        request, lambda: engine.enroll_media(bank, data, asked.case, asked.labels, actor=key.key_id), media=True
+        request, lambda: engine.enroll_media(bank, data, asked.case, asked.labels, lawful, actor=key.key_id), media=True
     )
+
+
+async def _original(request: Request, asked: schemas.LawfulIn) -> Original:
+    """Return a content's lawful original: its hashes, or its media, fetched."""
+    if asked.signals is not None:
+        return schemas.ready_hashes(asked.signals)
+    return await media_of(request, Upload(document={"url": asked.url}))
 
 
 def _idempotency_key(request: Request) -> str:
@@ -206,14 +219,16 @@ def _idempotency_key(request: Request) -> str:
 
 
 def _request_digest(bank: str, upload: Upload, beside: str, idempotency_key: str) -> bytes:
-    parts = (idempotency_key, bank, beside, repr(upload.document), repr(sorted(upload.fields.items())))
-    return hashlib.sha256("\n".join(parts).encode() + (upload.media or b"")).digest()
+    parts: tuple[str, ...] = (idempotency_key, bank, beside, repr(upload.document), repr(sorted(upload.fields.items())))
+    bodies = [upload.media or b"", *upload.lawful]
+    parts += tuple(hashlib.sha256(body).hexdigest() for body in bodies)
+    return hashlib.sha256("\n".join(parts).encode()).digest()
 
 
-@router.post("/banks/{bank}/contents", status_code=201, openapi_extra=body_of(schemas.ContentIn, media=True),
-             tags=["contents"], response_model=schemas.EnrolledOut)  # fmt: skip
+@router.post("/banks/{bank}/contents", status_code=201, tags=["contents"], response_model=schemas.EnrolledOut,
+             openapi_extra=body_of(schemas.ContentIn, media=True, lawful=True))  # fmt: skip
 async def enroll(request: Request, bank: Name, key: Key = requires(Permission.ENROLL)) -> Response:
-    """Enroll media, a link or ready-made hashes. `Idempotency-Key` makes a repetition harmless."""
+    """Enroll media, a link or ready-made hashes, with its lawful originals; `Idempotency-Key` is honoured."""
     engine = engine_of(request)
     wanted = _idempotency_key(request)
     async with request.app.state.gate():
@@ -241,15 +256,24 @@ async def list_contents(
     def page() -> schemas.ContentsOut:
         found = record.contents(bank, after=int(cursor or 0), limit=limit)
         onward = str(found[-1].content_pk) if len(found) == limit else None
-        contents = [answers.content_out(content, record.signal_counts(content.content_pk)) for content in found]
+        contents = [_content_out(engine_of(request), content) for content in found]
         return schemas.ContentsOut(contents=contents, cursor=onward)
 
     return await in_thread(request, page)
 
 
 def _content(engine: Engine, bank: str, content_id: str) -> schemas.ContentOut:
-    found = engine.record.content(bank, content_id)
-    return answers.content_out(found, engine.record.signal_counts(found.content_pk))
+    return _content_out(engine, engine.record.content(bank, content_id))
+
+
+def _content_out(engine: Engine, found: Content) -> schemas.ContentOut:
+    record = engine.record
+    companions = record.companions.of([found.content_pk]).get(found.content_pk, ())
+    owner = record.contents_by_pk([found.lawful_of]).get(found.lawful_of) if found.lawful_of else None
+    return answers.content_out(
+        found, record.signal_counts(found.content_pk), [one.content_id for one in companions],
+        owner.content_id if owner else None,
+    )  # fmt: skip
 
 
 @router.get("/banks/{bank}/contents/{content_id}", tags=["contents"], dependencies=[requires(Permission.READ)])

@@ -26,7 +26,7 @@ from hashing.errors import InvalidHash, MediaError, StaydownError
 from hashing.hasher import DEFAULT_TYPES
 from hashing.signals import SignalType
 from indexer.enroll import Enrolled
-from indexer.errors import InvalidManifest, NothingToEnroll, StoreBroken, UnknownBank
+from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, StoreBroken, UnknownBank
 from indexer.exchange.manifest import Item, expand, read_manifest
 from indexer.matcher import Answer
 from indexer.rescan import guarded
@@ -48,7 +48,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line ins
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]
 MATCHED, WRONG, UNJUDGED = 1, 2, 3
 GRACEFUL_S = 4
-_ITEM_ERRORS = (MediaError, InvalidHash, NothingToEnroll, LinkRefused, LinkFailed, OSError)
+_LAWFUL = "its lawful original, which is no content; may be repeated"
+_ITEM_ERRORS = (MediaError, InvalidHash, NothingToEnroll, InvalidCompanion, LinkRefused, LinkFailed, OSError)
 
 
 @contextmanager
@@ -216,12 +217,14 @@ def _show_hashes(name: str, found: schemas.HashOut, as_json: bool) -> None:
     output.say_table(name, ("signal_type", "timestamp_s", "view", "quality", "hash"), rows)
 
 
-def _enroll_item(engine: Engine, bank: str, item: Item, case: str | None, labels: list[str]) -> Enrolled:
+def _enroll_item(
+    engine: Engine, bank: str, item: Item, case: str | None, labels: list[str], lawful: list[bytes]
+) -> Enrolled:
     case, tags = item.case or case, list(item.labels) or labels
     if item.hashes:
-        return engine.enroll_hashes(bank, item.hashes, case, tags, actor="cli")
+        return engine.enroll_hashes(bank, item.hashes, case, tags, lawful, actor="cli")
     data = _read(engine, engine.settings, item.name if item.path is None else str(item.path))
-    return engine.enroll_media(bank, data, case, tags, actor="cli")
+    return engine.enroll_media(bank, data, case, tags, lawful, actor="cli")
 
 
 def _make_bank(engine: Engine, name: str) -> None:
@@ -239,17 +242,21 @@ def enroll(
     case: Annotated[str | None, typer.Option(help="case reference")] = None,
     label: Annotated[list[str] | None, typer.Option(help="a label; may be repeated")] = None,
     manifest: Annotated[Path | None, typer.Option(help="CSV or JSON Lines, with ready-made hashes too")] = None,
+    lawful: Annotated[list[str] | None, typer.Option(metavar="PATH", help=_LAWFUL)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Enroll confirmed media, or hashes of it, in a bank."""
     items = _inputs(paths or []) + (read_manifest(manifest) if manifest else [])
     if not items:
         raise InvalidManifest("nothing to enroll was named")
+    if lawful and len(items) > 1:
+        raise InvalidCompanion("lawful originals belong to one content: enroll it by itself")
     failed, rows = 0, []
     with _engine(index=False) as engine, output.progress(len(items), "enroll") as bar:
         _make_bank(engine, bank)
+        originals = [_read(engine, engine.settings, name) for name in lawful or []]
         with ThreadPoolExecutor(engine.settings.worker_count) as threads:
-            work = [threads.submit(_enroll_item, engine, bank, item, case, label or []) for item in items]
+            work = [threads.submit(_enroll_item, engine, bank, item, case, label or [], originals) for item in items]
             for item, future in zip(items, work, strict=True):
                 bar.advance(bar.task_ids[0])
                 try:
@@ -272,6 +279,7 @@ def _word(error: Exception) -> str:
 
 def _words(done: schemas.EnrolledOut) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in done.signals.items())
+    counts += f", {len(done.companions)} companions" if done.companions else ""
     return counts + (f" (warning: {', '.join(done.warnings)})" if done.warnings else "")
 
 

@@ -119,9 +119,10 @@ def list_contents(name: Name, as_json: AsJson = False) -> None:
     with _engine() as engine:
         after = 0
         while page := engine.record.contents(name, after=after, limit=500):
+            known = engine.record.companions.of([c.content_pk for c in page])
             items += [
                 {"content_id": c.content_id, "kind": c.kind.value, "case": c.case, "labels": list(c.labels),
-                 "created_at": c.created_at}
+                 "created_at": c.created_at, "companions": [one.content_id for one in known.get(c.content_pk, ())]}
                 for c in page
             ]  # fmt: skip
             after = page[-1].content_pk

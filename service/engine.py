@@ -5,11 +5,13 @@ HTTP, command line, rescans and benchmarks call these very functions.
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hashing.errors import InvalidHash
+from hashing.errors import InvalidHash, UnhashableMedia
 from hashing.hasher import Plan
 from hashing.media import Sampling
 from hashing.sandbox import Pool
@@ -18,12 +20,15 @@ from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
 from indexer.errors import UnknownContent
 from indexer.index import Index
 from indexer.jobs import Jobs
+from indexer.lawful import CompanionEnroller, Lawful, check_differs
 from indexer.ledger import Ledger
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.store import Store
 from service.settings import Settings, worker_environment
+
+Original = bytes | Sequence[ReadyHash]  # lawful media, or hashes of it
 
 
 class Engine:
@@ -39,6 +44,7 @@ class Engine:
         self.index = Index(MIN_QUALITY)
         self.matcher = Matcher(self.record, self.index)
         self.enroller = Enroller(self.record, self.index)
+        self.companions = CompanionEnroller(self.record)
         self._pool: Pool | None = None
         self._pool_lock = threading.Lock()
 
@@ -87,23 +93,45 @@ class Engine:
     def check_media(self, data: bytes, banks: Sequence[str] | None) -> Answer:
         """Judge media; a MediaError if it is none."""
         with self.pool.open(data, self._check_plan(banks)) as opened:
-            return self.matcher.match(opened.signal, banks, opened.confirm)
+            return self.matcher.match(opened.signal, banks, opened.confirm, opened.tell)
 
     def check_hashes(self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None) -> Answer:
         """Judge ready-made hashes as one piece of media."""
         return self.matcher.match(signal_of(hashes), banks)
 
-    def enroll_media(self, bank: str, data: bytes, case: str | None, labels: Sequence[str], *, actor: str) -> Enrolled:
-        """Enroll media in a bank."""
+    def enroll_media(
+        self, bank: str, data: bytes, case: str | None, labels: Sequence[str], lawful: Sequence[Original] = (), *,
+        actor: str,
+    ) -> Enrolled:  # fmt: skip
+        """Enroll media in a bank, with its lawful originals; the originals are read before anything is written."""
         signal = self.hash_for_bank(data, self.record.settings_of(bank).signal_types)
-        return self.enroller.enroll(bank, Submission(signal, case, tuple(labels)), actor=actor)
+        return self._enroll(bank, Submission(signal, case, tuple(labels)), lawful, actor)
 
     def enroll_hashes(
-        self, bank: str, hashes: Sequence[ReadyHash], case: str | None, labels: Sequence[str], *, actor: str
-    ) -> Enrolled:
-        """Enroll ready-made hashes as one content."""
-        submission = Submission(signal_of(hashes), case, tuple(labels))
-        return self.enroller.enroll(bank, submission, actor=actor)
+        self, bank: str, hashes: Sequence[ReadyHash], case: str | None, labels: Sequence[str],
+        lawful: Sequence[Original] = (), *, actor: str,
+    ) -> Enrolled:  # fmt: skip
+        """Enroll ready-made hashes as one content, with its lawful originals."""
+        return self._enroll(bank, Submission(signal_of(hashes), case, tuple(labels)), lawful, actor)
+
+    def _enroll(self, bank: str, submission: Submission, lawful: Sequence[Original], actor: str) -> Enrolled:
+        companions = [self._companion(bank, original) for original in lawful]
+        for companion in companions:
+            check_differs(submission.signal, companion.signal)
+        done = self.enroller.enroll(bank, submission, actor=actor)
+        added = [self.companions.add(bank, done.content_id, one, actor=actor) for one in companions]
+        return replace(done, companions=tuple(added))
+
+    def _companion(self, bank: str, original: Original) -> Lawful:
+        if not isinstance(original, bytes):
+            return Lawful(signal_of(original))
+        types = self.record.settings_of(bank).signal_types
+        limits = self.settings.limits(self.settings.enroll_timeout_s)
+        plan = Plan(Sampling.DENSE, frozenset(types), limits)
+        signal = self.pool.hash_media(original, replace(plan, types=plan.types - {SignalType.KEYPOINTS}))
+        if not len(signal.frames) and signal.reason is not None:
+            raise UnhashableMedia(signal.reason)
+        return Lawful(signal, partial(self.pool.lay_over, original, plan))
 
     def withdraw(self, content_ids: Sequence[str], *, reason: str, actor: str) -> list[tuple[str, int]]:
         """Withdraw contents of any bank; UnknownContent if one of the ids is unknown, then none is."""

@@ -26,6 +26,7 @@ STATUS = {
     "invalid_bank": 422,
     "invalid_manifest": 422,
     "nothing_to_enroll": 422,
+    "invalid_companion": 422,
     "index_not_ready": 503,
     "store_broken": 503,
     "invalid_request": 422,

@@ -27,7 +27,7 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # no database k
 PolicyName = Literal["default", "strict", "review-only"]
 ProfileName = Annotated[str, AfterValidator(_known_profile)]
 assert set(PolicyName.__args__) == set(POLICIES)  # type: ignore[attr-defined]  # noqa: S101 - held at import
-MAX_SIGNALS, MAX_ITEMS = 100_000, 10_000
+MAX_SIGNALS, MAX_ITEMS, MAX_LAWFUL = 100_000, 10_000, 16
 MAX_TIME_S = 1e7
 
 
@@ -85,13 +85,27 @@ class LinkIn(_Model):
     url: Annotated[Text, Field(min_length=1, max_length=8192, examples=["https://media.example.org/upload.jpg"])]
 
 
+class LawfulIn(_Model):
+    """A lawful original of a content: a link, or ready-made hashes."""
+
+    url: Annotated[Text | None, Field(min_length=1, max_length=8192)] = None
+    signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.url is None) is (self.signals is None):
+            raise ValueError("either url or signals")
+        return self
+
+
 class ContentIn(_Model):
-    """Content to enroll: a link, or ready-made hashes."""
+    """Content to enroll: a link, or ready-made hashes; `lawful` are its originals, which are no content."""
 
     url: Annotated[Text | None, Field(max_length=8192)] = None
     signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
     case: Annotated[Text | None, Field(max_length=1024)] = None
     labels: Annotated[list[Annotated[Text, Field(max_length=256)]], Field(max_length=64)] = []
+    lawful: Annotated[list[LawfulIn], Field(max_length=MAX_LAWFUL)] = []
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -161,8 +175,21 @@ class SegmentOut(_Model):
     frames: int
 
 
+class ToldApartOut(_Model):
+    """How the media compares with a content and its lawful original.
+
+    `region` is where the two differ, and the media shows it: left, top, right and bottom as
+    shares of the reference's frame.
+    """
+
+    nearer: Literal["content", "companion", "undecided"]
+    cells: int
+    region: tuple[float, float, float, float] | None
+    frames: int
+
+
 class MatchOut(_Model):
-    """One content that the media shows."""
+    """One content that the media shows; `told_apart` is null where nothing lawful is like it."""
 
     bank: str
     content_id: str
@@ -173,6 +200,14 @@ class MatchOut(_Model):
     inliers: int | None
     false_match_probability: float
     segments: list[SegmentOut]
+    told_apart: ToldApartOut | None
+
+
+class SuppressedOut(MatchOut):
+    """What would be a match, were the media not nearer to something lawful."""
+
+    by: Literal["companion", "lawful_bank"]
+    lawful_content_id: str
 
 
 class VerdictOut(_Model):
@@ -190,7 +225,9 @@ class VerdictOut(_Model):
                 "matches": [{"bank": "confirmed", "content_id": "c_673d8def5cb9fe6e8d24eee3", "verdict": "match",
                              "signal_type": "pdq", "transform": "mirror", "distance_bits": 4, "inliers": None,
                              "false_match_probability": 1e-9,
-                             "segments": [{"query_s": [0.0, 4.2], "reference_s": [12.0, 16.2], "frames": 9}]}],
+                             "segments": [{"query_s": [0.0, 4.2], "reference_s": [12.0, 16.2], "frames": 9}],
+                             "told_apart": None}],
+                "suppressed": [],
                 "bank_revision": 17,
                 "policy": "default",
             }
@@ -202,6 +239,7 @@ class VerdictOut(_Model):
     reason: str | None
     media: MediaOut
     matches: list[MatchOut]
+    suppressed: list[SuppressedOut]
     bank_revision: int
     policy: str
 
@@ -234,6 +272,7 @@ class EnrolledOut(_Model):
     created: bool
     signals: dict[str, int]
     warnings: list[str]
+    companions: list[str]
     media: MediaOut
 
 
@@ -265,6 +304,8 @@ class ContentOut(_Model):
     revision: int
     withdrawn_at: str | None
     withdrawn_reason: str | None
+    companions: list[str]
+    lawful_of: str | None
 
 
 class BanksOut(_Model):

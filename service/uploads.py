@@ -18,18 +18,19 @@ from starlette.requests import ClientDisconnect
 from hashing.errors import MediaTooLarge
 from service.errors import ClientGone, InvalidRequest, UploadTimedOut
 
-MEDIA_FIELD, URL_FIELD = "media", "url"
+MEDIA_FIELD, LAWFUL_FIELD, URL_FIELD = "media", "lawful", "url"
 MAX_JSON_BYTES = 32 * 1024 * 1024
 _MAX_FIELDS, _MAX_FIELD_BYTES, _MAX_HEADER_BYTES = 64, 64 * 1024, 8 * 1024
 
 
 @dataclass(slots=True)
 class Upload:
-    """What a request carries: media's bytes, or a JSON object, and the text fields beside."""
+    """What a request carries: media's bytes, or a JSON object, and what stands beside: lawful media, text fields."""
 
     media: bytes | None = None
     document: dict[str, Any] | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
+    lawful: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ class _Form:
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self.parts[-1]
         part.data += data[start:end]
-        if part.name != MEDIA_FIELD and len(part.data) > _MAX_FIELD_BYTES:
+        if part.name not in {MEDIA_FIELD, LAWFUL_FIELD} and len(part.data) > _MAX_FIELD_BYTES:
             raise InvalidRequest(f"the field {MEDIA_FIELD!r} carries the media; another one is too long")
 
     def _end(self) -> None:
@@ -93,6 +94,8 @@ class _Form:
         for part in self.parts:
             if part.name == MEDIA_FIELD:
                 found.media = bytes(part.data)
+            elif part.name == LAWFUL_FIELD:
+                found.lawful.append(bytes(part.data))
             else:
                 found.fields.setdefault(part.name, []).append(part.data.decode("utf-8", "replace"))
         return found

@@ -17,10 +17,10 @@ from serving import Answer, Api, Local
 from benchmarks import corpus
 from service.auth import Role
 
-VERDICT = {"request_id", "verdict", "reason", "media", "matches", "bank_revision", "policy"}
+VERDICT = {"request_id", "verdict", "reason", "media", "matches", "suppressed", "bank_revision", "policy"}
 MEDIA = {"kind", "sha256", "width", "height", "duration_s", "frames_hashed"}
 MATCH = {"bank", "content_id", "verdict", "signal_type", "transform", "distance_bits", "inliers",
-         "false_match_probability", "segments"}  # fmt: skip
+         "false_match_probability", "segments", "told_apart"}  # fmt: skip
 
 
 def pdq(seed: int) -> str:

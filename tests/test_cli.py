@@ -128,7 +128,8 @@ def test_check_says_one_json_object_a_line_of_one_shape(run: Run, media: Path, e
         "text.txt": ("unhashable", "unsupported_media"), "nowhere.jpg": ("unhashable", "unreadable_file"),
         "127.0.0.1": ("unhashable", "link_refused"),
     }  # fmt: skip
-    shape = {"input", "request_id", "verdict", "reason", "media", "matches", "bank_revision", "policy"}
+    shape = {"input", "request_id", "verdict", "reason", "media", "matches", "suppressed", "bank_revision",
+             "policy"}  # fmt: skip
     assert {frozenset(line) for line in ran.lines} == {frozenset(shape)}
     matches = next(line for line in ran.lines if line["input"].endswith("copy.jpg"))["matches"]
     assert [match["content_id"] for match in matches] == [enrolled]

@@ -11,7 +11,8 @@ from serving import Api, Local, Server, wait_until
 
 from service import rescans
 
-KEYS = {"number", "id", "request_id", "verdict", "reason", "media", "matches", "bank_revision", "policy"}
+KEYS = {"number", "id", "request_id", "verdict", "reason", "media", "matches", "suppressed", "bank_revision",
+        "policy"}  # fmt: skip
 
 
 def pdq(seed: int) -> str:

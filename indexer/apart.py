@@ -1,0 +1,265 @@
+"""Content or lawful original: which of the two does the media show?
+
+Asked of every match that has a rival: a companion of its content, or lawful content of a
+lawful bank that the same media shows. Exact digests decide at once. Then the worker, which
+holds the picture, looks at the cells where the two differ; where it cannot, distances of
+PDQ are compared frame by frame. Each segment of time is judged by itself, so that lawful
+footage beside an abusive part takes nothing from it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashing.contrast import TELL_DTYPE, Grid, Tells, Told, relaid
+from hashing.signals import EXACT_BYTES, GRID_SIDE, Frames, Kind, Signal, SignalType, profiles_of
+from indexer.alignment import Segment
+from indexer.banks import Bank
+from indexer.matches import COMPANION, LAWFUL_BANK, Match, Suppressed, ToldApart
+from indexer.policy import MIN_QUALITY, Nearer, Verdict, bits_scores, nearer, told_scores
+from indexer.record import Content, Record
+
+Tell = Callable[[Tells], Told]
+Found = tuple[Content, Match]
+
+MAX_RIVALS = 4  # lawful contents that one match is compared with, the surest
+MAX_TELLS = 256  # of one part of a match
+_AGAINST = {Nearer.CONTENT: 0, Nearer.UNDECIDED: 1, Nearer.COMPANION: 2}
+_BESIDE_S = 0.6  # a frame of the query and one of the reference are hardly ever taken at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Something lawful that a match may be instead. `match` is None for a companion."""
+
+    content_pk: int
+    content_id: str
+    kind: Kind
+    match: Match | None = None
+
+    @property
+    def by(self) -> str:
+        """The word for it in an answer."""
+        return COMPANION if self.match is None else LAWFUL_BANK
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A sketch of the query, by its number, and one of a reference that it may show."""
+
+    query: int
+    sketch_pk: int
+
+
+def _within(times_s: NDArray[np.float64], span: tuple[float, float]) -> NDArray[np.bool_]:
+    return np.isnan(times_s) | ((times_s >= span[0] - _BESIDE_S) & (times_s <= span[1] + _BESIDE_S))
+
+
+def _line(segment: Segment, query_s: float) -> float:
+    """Return which second of the reference a second of the query shows."""
+    (start, stop), (first, last) = segment.query_s, segment.reference_s
+    share = 0.0 if stop <= start or np.isnan(query_s) else (query_s - start) / (stop - start)
+    return first + share * (last - first)
+
+
+def _pairs(query_s: NDArray[np.float64], segment: Segment | None, pks: NDArray[np.int64],
+           times_s: NDArray[np.float64]) -> list[_Pair]:  # fmt: skip
+    """Return which sketches of the query to lay over which of a reference: those of the same moment."""
+    if not len(pks):
+        return []
+    if segment is None or np.isnan(times_s).all():
+        wanted = np.arange(len(query_s)) if segment is None else np.flatnonzero(_within(query_s, segment.query_s))
+        return [_Pair(int(number), int(pk)) for number in wanted for pk in pks[:2]]
+    pairs = []
+    for number in np.flatnonzero(_within(query_s, segment.query_s)).tolist():
+        away = np.abs(times_s - _line(segment, float(query_s[number])))
+        pairs += [_Pair(number, int(pks[place])) for place in np.argsort(away, kind="stable")[:2]]
+    return pairs
+
+
+def _codes(frames: Frames) -> NDArray[np.uint64]:
+    """Return PDQ hashes as words (n, 4)."""
+    rows = frames[np.isin(frames["profile"], profiles_of(SignalType.PDQ)) & (frames["quality"] >= MIN_QUALITY)]
+    return np.ascontiguousarray(rows["hash"]).view(np.uint64)
+
+
+def _nearest_bits(query: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
+    """Return the smallest distance between two sets of PDQ hashes, negatives too; 256 if one is empty."""
+    least = 256
+    for code in query:
+        bits = np.bitwise_count(known ^ code).sum(axis=1, dtype=np.int64)
+        least = min(least, int(np.minimum(bits, 256 - bits).min(initial=256)))
+    return least
+
+
+def _by_hashes(signal: Signal, segment: Segment | None, content: Frames, lawful: Frames) -> NDArray[np.float64]:
+    """Return the scores by PDQ of the query's frames in a segment, in order of time."""
+    rows = signal.of_type(SignalType.PDQ)
+    rows = rows[rows["quality"] >= MIN_QUALITY]
+    if segment is not None:
+        rows = rows[_within(rows["timestamp_s"], segment.query_s)]
+    ours, theirs = _codes(content), _codes(lawful)
+    if not len(ours) or not len(theirs):
+        return np.empty(0)
+    times = np.nan_to_num(rows["timestamp_s"])
+    frames = [_codes(rows[times == moment]) for moment in np.unique(times)]
+    bits = [(_nearest_bits(frame, ours), _nearest_bits(frame, theirs)) for frame in frames]
+    content_bits, lawful_bits = np.array(bits, np.int64).reshape(-1, 2).T
+    scores = bits_scores(content_bits, lawful_bits)
+    return scores[~np.isnan(scores)]
+
+
+def _told(rows: Told, side: Nearer) -> ToldApart:
+    """Describe what the worker saw in the rows that counted."""
+    seen = rows[rows["cells"] > 0]
+    region = None
+    if len(seen):
+        left, top = seen["region"][:, :2].min(axis=0) / GRID_SIDE
+        right, bottom = seen["region"][:, 2:].max(axis=0) / GRID_SIDE
+        region = (float(left), float(top), float(right), float(bottom))
+    return ToldApart(side, int(seen["cells"].max(initial=0)), region, len(rows))
+
+
+def _one_a_frame(times_s: NDArray[np.float64], rows: Told, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose of each frame's rows the one that was laid best, in order of time."""
+    usable = np.flatnonzero(~np.isnan(scores))
+    order = usable[np.lexsort((-rows["common"][usable], np.nan_to_num(times_s[usable])))]
+    first = np.diff(np.nan_to_num(times_s[order]), prepend=-np.inf) > 0
+    return order[first]
+
+
+class Apart:
+    """Tells contents from what is lawful, for one query at a time."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def judge(self, signal: Signal, found: Sequence[Found], lawful: Sequence[Found],
+              banks: Mapping[str, Bank], tell: Tell | None) -> tuple[list[Match], list[Suppressed]]:  # fmt: skip
+        """Return the matches that stand, and those that something lawful suppresses.
+
+        `lawful` is what the lawful ones of `banks` found of the same media, the surest
+        first. UnhashableMedia if the worker is gone.
+        """
+        kept, suppressed = [], []
+        companions = self._record.companions.of([content.content_pk for content, _ in found])
+        for content, match in found:
+            rivals = [Rival(c.content_pk, c.content_id, c.kind) for c in companions.get(content.content_pk, ())]
+            theirs = [pair for pair in lawful if _speaks_for(banks[pair[0].bank], content.bank)][:MAX_RIVALS]
+            rivals += [Rival(c.content_pk, c.content_id, c.kind, evidence) for c, evidence in theirs]
+            ruled = _Case(self._record, signal, content, match, tell).rule(rivals)
+            if isinstance(ruled, Match):
+                kept.append(ruled)
+            else:
+                suppressed.append(ruled)
+        return kept, suppressed
+
+
+def _speaks_for(lawful: Bank, name: str) -> bool:
+    return lawful.suppresses is None or name in lawful.suppresses
+
+
+class _Case:
+    """One match and what may be lawful about it."""
+
+    def __init__(self, record: Record, signal: Signal, content: Content, match: Match, tell: Tell | None) -> None:
+        self._record, self._signal, self._content, self._match = record, signal, content, match
+        self._query_s = signal.sketches["timestamp_s"]
+        self._tell = tell if len(signal.sketches) else None
+        self._sketches = record.sketches.times(content.content_pk)
+
+    def rule(self, rivals: Sequence[Rival]) -> Match | Suppressed:
+        """Judge the match against all its rivals."""
+        match = self._match
+        if not rivals:
+            return match
+        if match.signal_type in EXACT_BYTES:
+            return replace(match, told_apart=ToldApart(Nearer.CONTENT))
+        for rival in rivals:
+            if self._same_file(rival):
+                told = replace(match, told_apart=ToldApart(Nearer.COMPANION))
+                return Suppressed(told, rival.by, rival.content_id)
+        parts: list[Segment | None] = list(match.segments) or [None]
+        return self._weigh([(part, *self._worst(rivals, part)) for part in parts])
+
+    def _same_file(self, rival: Rival) -> bool:
+        if rival.match is not None:
+            return rival.match.signal_type in EXACT_BYTES
+        digests, _ = self._record.hashes_of(rival.content_pk)
+        return bool(set(digests) & set(self._signal.exact))
+
+    def _worst(self, rivals: Sequence[Rival], part: Segment | None) -> tuple[Rival, ToldApart]:
+        """Return the rival that speaks most against one part of the match, and what was seen."""
+        rulings = [(rival, self._against(rival, part)) for rival in rivals]
+        return max(rulings, key=lambda ruling: (_AGAINST[ruling[1].nearer], ruling[1].cells, ruling[1].frames))
+
+    def _weigh(self, parts: Sequence[tuple[Segment | None, Rival, ToldApart]]) -> Match | Suppressed:
+        """Let the match stand on the parts that are its own; those that show something lawful are dropped."""
+        _, rival, told = min(parts, key=lambda part: (_AGAINST[part[2].nearer], -part[2].cells, -part[2].frames))
+        match = replace(self._match, told_apart=told)
+        if told.nearer is Nearer.COMPANION:
+            return Suppressed(match, rival.by, rival.content_id)
+        own = tuple(part for part, _, seen in parts if part is not None and seen.nearer is not Nearer.COMPANION)
+        verdict = match.verdict if told.nearer is Nearer.CONTENT else Verdict.REVIEW
+        return replace(match, verdict=verdict, segments=own)
+
+    def _against(self, rival: Rival, part: Segment | None) -> ToldApart:
+        """Judge one part of the match against one rival: by cells, else by PDQ, else by what cannot be compared."""
+        if rival.match is not None and part is not None and not _meet(part, rival.match.segments):
+            return ToldApart(Nearer.CONTENT)
+        laid = self._laid(rival, part)
+        fine = self._by_cells(laid) if laid else None
+        if fine is not None:
+            return fine
+        _, ours = self._record.hashes_of(self._content.content_pk)
+        _, theirs = self._record.hashes_of(rival.content_pk)
+        scores = _by_hashes(self._signal, part, ours, theirs)
+        if len(scores):
+            return ToldApart(nearer(scores), frames=len(scores))
+        absent = self._tell is not None and len(self._sketches[0]) and rival.kind is not Kind.HASHES and not laid
+        return ToldApart(Nearer.CONTENT if absent else Nearer.UNDECIDED)
+
+    def _by_cells(self, laid: Sequence[tuple[_Pair, Grid]]) -> ToldApart | None:
+        """Judge by the cells where the two differ; None if the query could not be laid over any."""
+        if self._tell is None:
+            return None
+        rows = self._record.sketches.rows(sorted({pair.sketch_pk for pair, _ in laid}))
+        tells = np.zeros(len(laid), TELL_DTYPE)
+        for number, (pair, grid) in enumerate(laid):
+            tells[number] = (pair.query, rows[pair.sketch_pk], grid)
+        told = self._tell(tells)
+        scores = told_scores(told)
+        chosen = _one_a_frame(self._query_s[tells["query"].astype(np.int64)], told, scores)
+        return _told(told[chosen], nearer(scores[chosen])) if len(chosen) else None
+
+    def _laid(self, rival: Rival, part: Segment | None) -> list[tuple[_Pair, Grid]]:
+        """Return the pairs for which it is known how the rival looks there, and that."""
+        if self._tell is None:
+            return []
+        pairs = _pairs(self._query_s, part, *self._sketches)[:MAX_TELLS]
+        if rival.match is not None:
+            return self._relaid(rival.content_pk, rival.match.segments, pairs)
+        grids = self._record.companions.grids(sorted({pair.sketch_pk for pair in pairs}), rival.content_pk)
+        return [(pair, grids[pair.sketch_pk]) for pair in pairs if pair.sketch_pk in grids]
+
+    def _relaid(self, lawful_pk: int, segments: Sequence[Segment], pairs: Sequence[_Pair]) -> list[tuple[_Pair, Grid]]:
+        """The same for lawful content that was enrolled by itself: what the same sketch of the query may show."""
+        times = self._record.sketches.times(lawful_pk)
+        theirs = [other for segment in (segments or (None,)) for other in _pairs(self._query_s, segment, *times)]
+        both = {(pair, other.sketch_pk) for pair in pairs for other in theirs if other.query == pair.query}
+        chosen = sorted(both, key=lambda two: (two[0].query, two[0].sketch_pk, two[1]))[:MAX_TELLS]
+        rows = self._record.sketches.rows(sorted({pk for pair, other in chosen for pk in (pair.sketch_pk, other)}))
+        wanted = {(other, pair.sketch_pk) for pair, other in chosen}
+        grids = {key: relaid(rows[key[0]], rows[key[1]]) for key in wanted}
+        found = [(pair, grids[other, pair.sketch_pk]) for pair, other in chosen]
+        return [(pair, grid) for pair, grid in found if grid is not None]
+
+
+def _meet(part: Segment, others: Sequence[Segment]) -> bool:
+    """Say whether something lawful was seen at the same time of the query; a still is seen at all times."""
+    return not others or any(
+        part.query_s[0] <= other.query_s[1] + _BESIDE_S and other.query_s[0] <= part.query_s[1] + _BESIDE_S
+        for other in others
+    )
