@@ -110,13 +110,16 @@ INVERSE = {transform: transform for transform in TRANSFORMS} | {
 }
 
 # One hashed frame. `until_s` is when the next different frame was seen: a still scene is
-# one row. Stills have NaN times.
+# one row. Stills have NaN times. `unsure` and `bare` (hashing.pdq) say how much of the hash is
+# noise and of the picture empty; 0 where nobody saw the picture.
 FRAME_DTYPE = np.dtype(
     [
         ("profile", "u1"),
         ("view", "u1"),
         ("transform", "u1"),
         ("quality", "u1"),
+        ("unsure", "u1"),
+        ("bare", "u1"),
         ("timestamp_s", "<f8"),
         ("until_s", "<f8"),
         ("hash", "u1", (HASH_BYTES,)),

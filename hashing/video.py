@@ -49,7 +49,7 @@ def _rows(view: View, frame: Frame, hashed: PdqHash, forms: int) -> Frames:
     rows["profile"] = PROFILE_OF_TYPE[SignalType.PDQ]
     rows["view"] = VIEWS.index(view)
     rows["transform"] = np.arange(forms)
-    rows["quality"] = hashed.quality
+    rows["quality"], rows["unsure"], rows["bare"] = hashed.quality, hashed.unsure, hashed.bare
     rows["timestamp_s"] = rows["until_s"] = frame.timestamp_s
     rows["hash"] = hashed.codes[:forms]
     return rows

@@ -27,6 +27,7 @@ from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
 from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
 from hashing.media import Limits, Sampling
+from hashing.pdq import PARTS
 from hashing.signals import (
     FRAME_DTYPE,
     MAX_KEYPOINTS,
@@ -113,8 +114,11 @@ def bytes_announced(header: bytes, limits: Limits) -> int:
 
 
 def _in_range(rows: Frames) -> bool:
-    bounds = {"profile": len(PROFILES), "view": len(VIEWS), "transform": len(TRANSFORMS), "quality": MAX_QUALITY + 1}
-    return all(int(rows[name].max(initial=0)) < bound for name, bound in bounds.items()) and _timed(rows)
+    most = {
+        "profile": len(PROFILES) - 1, "view": len(VIEWS) - 1, "transform": len(TRANSFORMS) - 1, "quality": MAX_QUALITY,
+        "bare": PARTS * PARTS,
+    }  # fmt: skip
+    return all(int(rows[name].max(initial=0)) <= bound for name, bound in most.items()) and _timed(rows)
 
 
 def _timed(rows: Frames | Sketches) -> bool:

@@ -22,6 +22,10 @@ from hashing.signals import EXACT_BYTES, SignalType
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
 MIN_INLIERS = 5  # keypoints in one to one agreement; fewer fit any two pictures
 MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one another
+# What may be enrolled (docs/guards.md): of 2,000 photographs none has as few sure bits, or as little in it.
+MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; a picture that is its own mirror image has 128
+MAX_BARE_PARTS = 50  # of 64, with nothing in them; all but a caption, a logo or a line of text
+HUB_CONTENTS = 3  # different benign contents within the review distance of one hash
 
 
 class Verdict(StrEnum):
@@ -53,6 +57,11 @@ class Policy:
     def radius_bits(self, signal_type: SignalType) -> int:
         """Return how far a search has to look."""
         return self.thresholds[signal_type].review_bits
+
+    def same_bits(self, signal_type: SignalType) -> int:
+        """Return how near is taken for the same: the match distance, or where there is none the review distance."""
+        threshold = self.thresholds[signal_type]
+        return threshold.match_bits if threshold.match_bits >= 0 else threshold.review_bits
 
     def verdict(self, signal_type: SignalType, distance_bits: int) -> Verdict:
         """Judge one distance."""
