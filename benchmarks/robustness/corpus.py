@@ -8,6 +8,7 @@ of the repository: nobody's photographs are committed here.
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +35,7 @@ CLIPS = frozenset({".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"})
 DUPLICATE_BITS = 31
 LONGEST_SIDE = 1024  # of a picture that is edited; larger ones are scaled, as services do
 _THUMB_SIDE = 12
+SPLIT_DIGITS = 8  # of a digest: they decide the half, the next eight whether it may be enrolled
 
 Bytes = NDArray[np.uint8]
 
@@ -56,12 +58,12 @@ class Item:
     @property
     def split(self) -> str:
         """`tune` or `held_out`, for ever."""
-        return ("tune", "held_out")[int(self.sha256[:8], 16) % 2]
+        return ("tune", "held_out")[int(self.sha256[:SPLIT_DIGITS], 16) % 2]
 
     @property
     def in_bank(self) -> bool:
         """Whether it may be enrolled; else it is a distractor."""
-        return int(self.sha256[8:16], 16) % 2 == 0
+        return int(self.sha256[SPLIT_DIGITS:16], 16) % 2 == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ def pictures(folders: Iterable[Path], name: str, processes: int = 2) -> Split:
 def _played(path: Path) -> Item | None:
     """Return a clip's Item with the PDQ of its frames, with and without borders; None if it cannot be read."""
     bare = _plain(path)
+    bare = replace(bare, sha256=source_digits(path) + bare.sha256[SPLIT_DIGITS:])
     try:
         rows = hash_media(path.read_bytes(), Plan(types=frozenset({SignalType.PDQ}))).frames
     except MediaError:
@@ -157,8 +160,14 @@ def _played(path: Path) -> Item | None:
     return replace(bare, codes=np.unique(rows["hash"], axis=0))
 
 
+def source_digits(path: Path) -> str:
+    """Return the digits that decide a clip's half: its own, or of a piece that `cutting` wrote, those of its film."""
+    cut = re.fullmatch(r"([0-9a-f]{16})-\d{3}", path.stem)
+    return (cut[1] if cut else hashlib.sha256(path.read_bytes()).hexdigest())[:SPLIT_DIGITS]
+
+
 def clips(folders: Iterable[Path], name: str) -> Split:
-    """Read folders of clips; two with a frame in common are one."""
+    """Read folders of clips; two with a frame in common are one. Pieces of one film are in one half."""
     seen = map(_played, _files(folders, CLIPS))
     return _split([item for item in seen if item is not None], name)
 
