@@ -32,6 +32,7 @@ from hashing.signals import (
 )
 
 SKETCH_SPACING_S = 1.0  # sketches are thinner than hashes: each weighs as much as three hundred
+CLOSE_SKETCH_SPACING_S = 0.3
 MAX_SKETCHES = 4000
 MAX_QUERY_SKETCHES = 48
 NEAR_BITS = 4  # PDQ distances of unmoving, re-encoded frames; a copy still lies within reach
@@ -80,7 +81,8 @@ class _Sketcher:
     """Sketches frames that are far enough apart; at a query mirrored as well, and keeping their planes."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self._query = sampling is Sampling.SPARSE
+        self._query = sampling is not Sampling.DENSE
+        self._spacing_s = CLOSE_SKETCH_SPACING_S if sampling is Sampling.CLOSE else SKETCH_SPACING_S
         self._due_s = -math.inf
         self.rows: list[Sketches] = []
         self.planes: list[GreyPlane] = []
@@ -89,13 +91,21 @@ class _Sketcher:
         most = 2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES
         if frame.timestamp_s < self._due_s or len(self.rows) >= most:
             return
-        self._due_s = frame.timestamp_s + SKETCH_SPACING_S
+        self._due_s = frame.timestamp_s + self._spacing_s
         plane = plane_of(frame)
         self._keep(frame, sketch(plane, QUERY_KEYPOINTS if self._query else ENROLL_KEYPOINTS))
         if self._query:
             over = np.ascontiguousarray(plane[:, ::-1])
             self._keep(frame, sketch(over, QUERY_KEYPOINTS, mirrored=True))
             self.planes += [plane, over]
+
+    def hold(self, since_s: float, frame: Frame) -> None:
+        """Take note that what was seen first at `since_s` still stands: it is sketched, or will be in its turn."""
+        if self.rows and self.rows[-1]["timestamp_s"][0] >= since_s:
+            for row in self.rows[-2 if self._query else -1 :]:
+                row["until_s"] = frame.timestamp_s
+        else:
+            self.add(frame)
 
     def _keep(self, frame: Frame, row: Sketches) -> None:
         row["timestamp_s"] = row["until_s"] = frame.timestamp_s
@@ -114,7 +124,7 @@ class Hashed:
 
 def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[SignalType]) -> Hashed:
     """Hash frames one by one, in order of time; a picture is dropped as soon as its rows are made."""
-    forms = len(TRANSFORMS) if sampling is Sampling.SPARSE else 1
+    forms = 1 if sampling is Sampling.DENSE else len(TRANSFORMS)
     sketcher = _Sketcher(sampling) if SignalType.KEYPOINTS in types else None
     kept: list[Frames] = []
     count = 0
@@ -123,6 +133,8 @@ def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[Si
         whole = _pdq(frame, frame.pixels)
         if kept and distance(bytes(kept[-1][0]["hash"]), bytes(whole.codes[0])) <= NEAR_BITS:
             kept[-1]["until_s"] = frame.timestamp_s
+            if sketcher is not None:
+                sketcher.hold(float(kept[-1]["timestamp_s"][0]), frame)
             continue
         kept.append(_views(frame, whole, forms, types))
         if sketcher is not None:

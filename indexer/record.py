@@ -304,7 +304,7 @@ class Record(Banks):
                 yield np.array([row.signal_pk for row in rows], np.int64), _frames(rows)
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
-        """Return all hashes of one content: for exports alone."""
+        """Return all hashes of one content: for exports and close looks alone."""
         with self.store.read() as connection:
             return _hashes_of(connection, content_pk)
 

@@ -43,7 +43,7 @@ def _match_out(match: Match, evidence: bool) -> MatchOut:
         inliers=match.inliers if evidence else None,
         false_match_probability=probability if evidence else tier(probability),
         segments=[
-            SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames)
+            SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames, speed=part.speed)
             for part in match.segments
         ],
     )  # fmt: skip

@@ -134,7 +134,7 @@ def test_a_static_scene_of_the_reference_is_followed_at_the_usual_speed() -> Non
         true_s = query_s + 2
         start_s, stop_s = (5.0, 15.0) if true_s >= 5 else (true_s, true_s)
         rows.append((frame, query_s, query_s, start_s, stop_s, 2))
-    assert align(columns(rows)) == (Segment((0.0, 9.5), (2.0, 11.5), 20),)
+    assert align(columns(rows)) == (Segment((0.0, 9.5), (2.0, 11.5), 20, 1.0),)
 
 
 def test_a_loop_is_one_segment_a_round() -> None:

@@ -26,6 +26,7 @@ from benchmarks.measure import ONE_THREAD
 from benchmarks.robustness.edits_base import resized, scaled
 from hashing.errors import MediaError
 from hashing.hasher import Plan, hash_media
+from hashing.media import Sampling
 from hashing.pdq import pdq
 from hashing.signals import SignalType
 from indexer.policy import MIN_QUALITY
@@ -153,7 +154,7 @@ def _played(path: Path) -> Item | None:
     bare = _plain(path)
     bare = replace(bare, sha256=source_digits(path) + bare.sha256[SPLIT_DIGITS:])
     try:
-        rows = hash_media(path.read_bytes(), Plan(types=frozenset({SignalType.PDQ}))).frames
+        rows = hash_media(path.read_bytes(), Plan(Sampling.DENSE, frozenset({SignalType.PDQ}))).frames
     except MediaError:
         return None
     rows = rows[(rows["transform"] == 0) & (rows["quality"] >= MIN_QUALITY)]

@@ -2,7 +2,8 @@
 
 Known clips are enrolled whole; of each, the first seconds are edited. Clips of strangers are
 asked about as they are and through the same edits. `--made N` adds clips that we draw.
-Clips are scarcer than pictures: all of the half are known but for the last few, the strangers.
+Clips are scarcer than pictures: all of the half are known but for the last few, the strangers,
+and of each film there is one piece: two pieces of one scene are no strangers.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from benchmarks.corpus import clip
 from benchmarks.robustness import corpus, harness
 from benchmarks.robustness.clips import CLIP_EDITS, apply
 from benchmarks.robustness.clips_base import Take, read
-from benchmarks.robustness.corpus import Item, Split
+from benchmarks.robustness.corpus import SPLIT_DIGITS, Item, Split
 from benchmarks.robustness.scores import RECALL, Row, Span, covered, overlaps, placed
 from benchmarks.robustness.systems import usable
 
@@ -70,7 +71,7 @@ def _parts(edits: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
 def plan(split: Split, asked: argparse.Namespace, edits: Sequence[str]) -> tuple[list[Item], list[Task]]:
     """Return what is enrolled and what is asked. The first stranger is what others are put into."""
-    clips = [*split.bank, *split.distractors]
+    clips = list({item.sha256[:SPLIT_DIGITS]: item for item in (*split.bank, *split.distractors)}.values())
     bank, strangers = clips[: asked.bank], clips[asked.bank :]
     partner = strangers.pop(0) if len(strangers) > 3 else None
     tasks = [Task(RECALL, item, part, partner, asked.seed + number, asked.seconds)
