@@ -24,6 +24,7 @@ ENROLL_SPACING_S = 0.1
 QUERY_SPACING_S = 0.5
 MIN_KEY_FRAMES = 3  # fewer than this, or further apart than this, and the query looks between them
 MAX_KEY_GAP_S = 10.0
+SHORT_S, SHORT_KEY_GAP_S = 60.0, 3.0  # a short video is decoded whole sooner: encoders miss the cuts of parts set in
 DEFAULT_STEP_S = 0.04  # between frames, where the file states neither times nor a rate
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
@@ -150,7 +151,8 @@ class Clip:
                     times.append(float(packet.pts * self._stream.time_base))
         self._rewind()
         gaps = np.diff([*sorted(times), end])
-        return len(times) >= MIN_KEY_FRAMES and bool((gaps <= MAX_KEY_GAP_S).all())
+        widest_s = MAX_KEY_GAP_S if end > SHORT_S else SHORT_KEY_GAP_S
+        return len(times) >= MIN_KEY_FRAMES and bool((gaps <= widest_s).all())
 
     def _rewind(self) -> None:
         try:

@@ -88,9 +88,12 @@ class _Sketcher:
         self.planes: list[GreyPlane] = []
 
     def add(self, frame: Frame) -> None:
-        most = 2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES
-        if frame.timestamp_s < self._due_s or len(self.rows) >= most:
+        if frame.timestamp_s < self._due_s:
             return
+        if len(self.rows) >= (2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES):
+            self._thin()
+            if not frame.timestamp_s >= self.rows[-1]["timestamp_s"][0] + self._spacing_s:
+                return
         self._due_s = frame.timestamp_s + self._spacing_s
         plane = plane_of(frame)
         self._keep(frame, sketch(plane, QUERY_KEYPOINTS if self._query else ENROLL_KEYPOINTS))
@@ -99,9 +102,20 @@ class _Sketcher:
             self._keep(frame, sketch(over, QUERY_KEYPOINTS, mirrored=True))
             self.planes += [plane, over]
 
+    def _thin(self) -> None:
+        """Keep every other one, so that what is kept is spread over all that is seen."""
+        self._spacing_s *= 2
+        if self._query:  # each stands twice: as it is, and mirrored
+            kept = [place for place in range(len(self.rows)) if place % 4 < 2]
+            self.planes = [self.planes[place] for place in kept]
+        else:
+            kept = list(range(0, len(self.rows), 2))
+        self.rows = [self.rows[place] for place in kept]
+        self._due_s = float(self.rows[-1]["timestamp_s"][0]) + self._spacing_s
+
     def hold(self, since_s: float, frame: Frame) -> None:
         """Take note that what was seen first at `since_s` still stands: it is sketched, or will be in its turn."""
-        if self.rows and self.rows[-1]["timestamp_s"][0] >= since_s:
+        if self.rows and not self.rows[-1]["timestamp_s"][0] < since_s:  # stills have no time
             for row in self.rows[-2 if self._query else -1 :]:
                 row["until_s"] = frame.timestamp_s
         else:
