@@ -72,11 +72,15 @@ class Segment:
     frames: int
     speed: float | None = None
 
-    def at(self, query_s: float) -> float:
-        """Return which second of the reference is shown at one of the query, also beyond the ends."""
+    def at(self, query_s: Floats, reference_end_s: float) -> Floats:
+        """Return which seconds of the reference its line shows at those of the query, also beyond the ends.
+
+        Where no speed was told it is 1; nothing lies outside of the reference, which of a still ends at 0.
+        """
         backwards = self.speed is not None and self.speed < 0
         speed = 1.0 if self.speed is None else self.speed
-        return self.reference_s[1 if backwards else 0] + speed * (query_s - self.query_s[0])
+        line: Floats = self.reference_s[1 if backwards else 0] + speed * (query_s - self.query_s[0])
+        return np.clip(line, 0.0, reference_end_s)
 
 
 @dataclass(frozen=True, slots=True)

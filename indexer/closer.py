@@ -9,6 +9,7 @@ Where a line through matching frames is known, frames on it need be less near: f
 unrelated pictures are (docs/accuracy.md), and fewer at just that second.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -90,7 +91,10 @@ class _Pairs:
 
     def matches(self) -> FrameMatches:
         frame = np.unique(self.times_s[:, 0], return_inverse=True)[1].astype(np.int64)
-        query_s, query_stop_s, start_s, stop_s = self.times_s.T
+        query_s, stood_s, start_s, stop_s = self.times_s.T
+        longest_s = np.full(len(np.unique(frame)), -np.inf)
+        np.maximum.at(longest_s, frame, stood_s)  # the first look did not see how long a frame stood
+        query_stop_s = longest_s[frame]
         return FrameMatches(frame, query_s, query_stop_s, start_s, stop_s, self.bits)
 
 
@@ -136,33 +140,34 @@ def _nearest_form(query: Frames, reference: Frames) -> int:
     return int(query["transform"][int(np.argmin(best))])
 
 
-def _on_lines(pairs: _Pairs, segments: Sequence[Segment]) -> NDArray[np.bool_]:
+def _on_lines(pairs: _Pairs, segments: Sequence[Segment], end_s: float) -> NDArray[np.bool_]:
     """Say which pairs lie on the line of a segment, also beyond its ends."""
     on_line = np.zeros(len(pairs.bits), bool)
     for segment in segments:
-        at = np.array([segment.at(float(query_s)) for query_s in pairs.times_s[:, 0]])
+        at = segment.at(pairs.times_s[:, 0], end_s)
         on_line |= (at >= pairs.times_s[:, 2] - _NEAR_LINE_S) & (at <= pairs.times_s[:, 3] + _NEAR_LINE_S)
     return on_line
 
 
-def _told_before(match: Match, seen_s: NDArray[np.float64]) -> _Pairs:
+def _told_before(match: Match, seen_s: NDArray[np.float64], end_s: float) -> _Pairs:
     """Return what the first look said of the frames that it saw."""
-    rows = [
-        (time_s, time_s, segment.at(time_s), segment.at(time_s))
-        for segment in match.segments
-        for time_s in seen_s[(seen_s >= segment.query_s[0]) & (seen_s <= segment.query_s[1])].tolist()
-    ]
-    return _Pairs(np.array(rows, float).reshape(-1, 4), np.full(len(rows), LINE_BITS, np.int32))
+    rows = [np.empty((0, 4))]
+    for segment in match.segments:
+        inside_s = seen_s[(seen_s >= segment.query_s[0]) & (seen_s <= segment.query_s[1])]
+        at = segment.at(inside_s, end_s)
+        rows.append(np.stack([inside_s, inside_s, at, at], axis=1))
+    times_s = np.concatenate(rows)
+    return _Pairs(times_s, np.full(len(times_s), LINE_BITS, np.int32))
 
 
-def _snapped(pairs: _Pairs, segments: Sequence[Segment]) -> _Pairs:
+def _snapped(pairs: _Pairs, segments: Sequence[Segment], end_s: float) -> _Pairs:
     """Return pairs of sketches on the lines that they are nearer to than sketches are to one another."""
     times_s = pairs.times_s.copy()
     free = np.ones(len(times_s), bool)
     for segment in segments:
-        at = np.array([segment.at(float(query_s)) for query_s in times_s[:, 0]])
+        at = segment.at(times_s[:, 0], end_s)
         near = free & (np.abs(at - times_s[:, 2]) < SKETCH_SPACING_S)
-        times_s[near, 2:] = np.maximum(at[near, None], 0.0)
+        times_s[near, 2:] = at[near, None]
         free &= ~near
     return _Pairs(times_s, pairs.bits)
 
@@ -184,12 +189,12 @@ def _sound(wider: Sequence[Segment], sure: Sequence[Segment]) -> tuple[Segment, 
     return tuple(kept)
 
 
-def _sketch_pairs(match: Match, query: Sketches, reference: Sketches) -> NDArray[np.int64]:
+def _sketch_pairs(match: Match, query: Sketches, reference: Sketches, end_s: float) -> NDArray[np.int64]:
     """Return (n, 2): which sketches to compare, each with the two that its segments' lines come nearest to."""
     turned = "mirror" in match.transform.split("+")
     chosen: list[tuple[int, int]] = []
     for number in np.flatnonzero(query["mirrored"] == turned).tolist():
-        at = np.array([segment.at(float(query["timestamp_s"][number])) for segment in match.segments])
+        at = np.concatenate([segment.at(query["timestamp_s"][[number]], end_s) for segment in match.segments])
         away = np.abs(np.nan_to_num(reference["timestamp_s"])[:, None] - at).min(axis=1)
         chosen += [(number, place) for place in np.argsort(away, kind="stable")[:2].tolist()]
     return np.array(chosen[:_MAX_PAIRS], np.int64).reshape(-1, 2)
@@ -204,35 +209,39 @@ class CloserLook:
     def retimed(self, matches: Sequence[Match], first: Signal, closer: Signal, confirm: Confirm) -> tuple[Match, ...]:
         """Return the matches with their segments taken again from both looks; UnhashableMedia if the worker is gone."""
         worth = {match.content_id for match in matches[:MAX_MATCHES] if _worth(match)}
-        contents = {content.content_id: content for content in self._record.contents_by_id(sorted(worth))}
+        found = self._record.contents_by_id(sorted(worth))
+        contents = {(content.bank, content.content_id): content for content in found}
         return tuple(
-            self._one(match, contents[match.content_id], first, closer, confirm)
-            if match.content_id in contents and match.content_id in worth else match
+            self._one(match, contents[match.bank, match.content_id], first, closer, confirm)
+            if (match.bank, match.content_id) in contents else match
             for match in matches
         )  # fmt: skip
 
     def _one(self, match: Match, content: Content, first: Signal, closer: Signal, confirm: Confirm) -> Match:
-        known = self._record.hashes_of(content.content_pk)[1]
-        known = Signal(first.media, known).of_type(SignalType.PDQ)
-        known = known[known["quality"] >= MIN_QUALITY]
+        end_s = 0.0 if content.kind is Kind.IMAGE else content.duration_s or math.inf
+        sure, loose = self._hashed(content, first, closer)
+        if match.signal_type is SignalType.KEYPOINTS:
+            sketched = self._sketched(match, content, closer.sketches, confirm, end_s)
+            before = _told_before(match, looked_at(first, match.signal_type, None).seen_s, end_s)
+            sure = _both(_both(sure, _snapped(sketched, align(sketched.matches()), end_s)), before)
+        segments = align(sure.matches())
+        wider = _sound(align(_both(sure, loose.take(_on_lines(loose, segments, end_s))).matches()), segments)
+        seen_s = np.union1d(*(looked_at(look, match.signal_type, None).seen_s for look in (first, closer)))
+        looked = Looked(seen_s, first.media.duration_s or 0.0, content.duration_s or 0.0)
+        return replace(match, segments=extended(wider, looked)) if wider else match
+
+    def _hashed(self, content: Content, first: Signal, closer: Signal) -> tuple[_Pairs, _Pairs]:
+        """Return the pairs of frames within the radius of a review, and those that are near enough on a line."""
+        known = _pdq(Signal(first.media, self._record.hashes_of(content.content_pk)[1]))
         form = _nearest_form(_pdq(first), known)
         rows = np.concatenate([_pdq(first), _pdq(closer)])
         loose = _hashed(rows[rows["transform"] == form], known, LINE_BITS)
-        sure = loose.take(loose.bits <= POLICIES["default"].radius_bits(SignalType.PDQ))
-        if match.signal_type is SignalType.KEYPOINTS:
-            sketched = self._sketched(match, content, closer.sketches, confirm)
-            sure = _both(sure, _snapped(sketched, align(sketched.matches())))
-            sure = _both(sure, _told_before(match, looked_at(first, match.signal_type, None).seen_s))
-        segments = align(sure.matches())
-        wider = _sound(align(_both(sure, loose.take(_on_lines(loose, segments))).matches()), segments)
-        seen = np.union1d(*(looked_at(look, match.signal_type, None).seen_s for look in (first, closer)))
-        looked = Looked(seen, first.media.duration_s or 0.0, content.duration_s or 0.0)
-        return replace(match, segments=extended(wider, looked)) if wider else match
+        return loose.take(loose.bits <= POLICIES["default"].radius_bits(SignalType.PDQ)), loose
 
-    def _sketched(self, match: Match, content: Content, sketches: Sketches, confirm: Confirm) -> _Pairs:
+    def _sketched(self, match: Match, content: Content, sketches: Sketches, confirm: Confirm, end_s: float) -> _Pairs:
         """Confirm the closer look's sketches against those of the content."""
         known = self._record.sketches.of_content(content.content_pk)
-        chosen = _sketch_pairs(match, sketches, known) if len(known) else np.empty((0, 2), np.int64)
+        chosen = _sketch_pairs(match, sketches, known, end_s) if len(known) else np.empty((0, 2), np.int64)
         pairs = np.zeros(len(chosen), PAIR_DTYPE)
         pairs["query"], pairs["reference"] = chosen[:, 0], known[chosen[:, 1]]
         score = keypoint_score(confirm(pairs))
