@@ -25,6 +25,7 @@ QUERY_SPACING_S = 0.5
 MIN_KEY_FRAMES = 3  # fewer than this, or further apart than this, and the query looks between them
 MAX_KEY_GAP_S = 10.0
 SHORT_S, SHORT_KEY_GAP_S = 60.0, 3.0  # a short video is decoded whole sooner: encoders miss the cuts of parts set in
+SEEK_BACK_S = (0.0, 3.0, 12.0, math.inf)
 DEFAULT_STEP_S = 0.04  # between frames, where the file states neither times nor a rate
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
@@ -126,17 +127,31 @@ class Clip:
         """Decode from the key frame before each span; nothing where the file does not say when its frames stand."""
         next(self._spaced(ENROLL_SPACING_S, self._decoded()), None)  # its time is where the others count from
         for start_s, stop_s in spans or ((0.0, math.inf),):
-            if self._start_s is None or not self._seek(start_s):
-                return
-            for frame in self._spaced(ENROLL_SPACING_S, self._decoded()):
+            for frame in self._spaced(ENROLL_SPACING_S, self._from(start_s)):
                 if frame.timestamp_s > stop_s:
                     break
                 if frame.timestamp_s >= start_s:
                     yield frame
 
+    def _from(self, start_s: float) -> Iterator[Any]:
+        """Yield decoded frames from a moment or before it; some containers seek too far, then from further back."""
+        if self._start_s is None:
+            return
+        for back_s in SEEK_BACK_S:
+            if not self._seek(start_s - back_s):
+                return
+            frames = self._decoded()
+            first = next(frames, None)
+            if first is None or first.time is None:
+                continue
+            if first.time - self._start_s <= start_s + 1e-3 or back_s == SEEK_BACK_S[-1]:
+                yield first
+                yield from frames
+                return
+
     def _seek(self, time_s: float) -> bool:
         try:
-            self._av.seek(int((time_s + (self._start_s or 0.0)) * av.time_base))
+            self._av.seek(int((time_s + (self._start_s or 0.0)) * av.time_base) if time_s > 0 else 0)
         except _FFMPEG_ERRORS:
             return False
         return True

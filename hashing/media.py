@@ -62,7 +62,8 @@ class Sampling(StrEnum):
     CLOSE = "close"  # of a query in which something was found, some seconds, as closely as an enrolment
 
 
-Spans = tuple[tuple[float, float], ...]  # seconds, from and to, in order
+Spans = tuple[tuple[float, float], ...]  # seconds, from and to, in order; at most
+MAX_SPANS = 8
 
 
 class Source(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
 from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
-from hashing.media import Limits, Sampling
+from hashing.media import MAX_SPANS, Limits, Sampling
 from hashing.signals import (
     FRAME_DTYPE,
     MAX_KEYPOINTS,
@@ -32,7 +32,6 @@ from hashing.signals import (
 )
 from hashing.video import MAX_QUERY_SKETCHES, MAX_SKETCHES
 
-MAX_SPANS = 8
 REQUEST = struct.Struct(f"<4sBIQQdIId{2 * MAX_SPANS}d")
 CONFIRM = struct.Struct(f"<4sI{REQUEST.size - 8}x")  # as long as a request
 ANSWER = struct.Struct("<4sBBBIIdIII")

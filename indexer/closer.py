@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.keypoints import PAIR_DTYPE
-from hashing.media import Spans
+from hashing.media import MAX_SPANS, Spans
 from hashing.signals import Frames, Kind, Signal, SignalType, Sketches
 from hashing.video import SKETCH_SPACING_S
 from indexer.alignment import FrameMatches, Looked, Segment, align, extended
@@ -30,7 +30,6 @@ WHOLE_S = 20.0  # a video no longer than this is looked at from end to end
 AROUND_S = 10.0  # seconds looked at before and after a segment, at most
 INSIDE_S = 2.0  # and within it, at each end
 MAX_MATCHES = 4  # contents whose times are told well
-MAX_SPANS = 8
 _MAX_PAIRS = 192
 _NEAR_LINE_S = 0.35
 _STRAY = 0.25  # the share of a segment's frames below which another within it is chance

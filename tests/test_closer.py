@@ -17,7 +17,7 @@ from benchmarks import corpus
 from benchmarks.robustness.clips_base import Span, Take, at_rate
 from benchmarks.robustness.scores import iou
 from hashing.errors import Reason, UnhashableMedia
-from hashing.media import Sampling
+from hashing.media import MAX_SPANS, Sampling
 from hashing.sandbox import Opened
 from hashing.signals import FRAME_DTYPE, Frames, Kind, Media, Signal, SignalType, distance, no_frames
 from indexer import closer
@@ -253,12 +253,12 @@ moments = st.lists(st.floats(0, 7000), min_size=1, max_size=40)
 def test_spans_are_few_in_order_apart_and_short(times_s: list[float], parts: list[tuple[float, float]]) -> None:
     matches = [match_of((start, start + length)) for start, length in parts]
     spans = closer.spans(matches, seen(sorted(times_s), 7500.0))
-    assert 1 <= len(spans) <= closer.MAX_SPANS
+    assert 1 <= len(spans) <= MAX_SPANS
     for start_s, stop_s in spans:
         assert 0 <= start_s <= stop_s <= 7500.0
     for (_, stop_s), (start_s, _) in zip(spans, islice(spans, 1, None), strict=False):
         assert stop_s < start_s
-    assert sum(stop - start for start, stop in spans) <= closer.MAX_SPANS * 2 * (closer.AROUND_S + closer.INSIDE_S)
+    assert sum(stop - start for start, stop in spans) <= MAX_SPANS * 2 * (closer.AROUND_S + closer.INSIDE_S)
 
 
 # --- its arithmetic ---------------------------------------------------------------------
