@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hashing.clips import Clip
+from hashing.contrast import TOLD_DTYPE, Contrasts, Tells, Told, contrasts, tell_apart
 from hashing.errors import MediaTooLarge, UnsupportedMedia
-from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs, Plane, confirm
+from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs, Plane, confirm, plane_of
 from hashing.media import Container, Limits, Sampling, Source, Spans, sniff
 from hashing.signals import Kind, Media, Signal, SignalType, Sketches
 from hashing.stills import Still
@@ -68,6 +69,18 @@ def confirm_pairs(sketches: Sketches, planes: Sequence[Plane], pairs: Pairs) -> 
     """Return a row of EVIDENCE_DTYPE for each pair (PAIR_DTYPE) of a query's sketch and a reference's."""
     rows = [confirm(planes[pair["query"]], sketches[pair["query"]], pair["reference"]) for pair in pairs]
     return np.concatenate(rows) if rows else np.empty(0, EVIDENCE_DTYPE)
+
+
+def lay_over(data: bytes, plan: Plan, references: Sketches) -> Contrasts:
+    """Lay a companion's frames over sketches of its content: a row of CONTRAST_DTYPE each. As `hash_pictures`."""
+    frames = _open(data, admit(data, plan.limits), plan.limits).frames(plan.sampling)
+    return contrasts((plane_of(frame) for frame in frames), references)
+
+
+def tell_pairs(sketches: Sketches, planes: Sequence[Plane], tells: Tells) -> Told:
+    """Return a row of TOLD_DTYPE for each row of TELL_DTYPE."""
+    rows = [tell_apart(planes[row["query"]], sketches[row["query"]], row["reference"], row["lawful"]) for row in tells]
+    return np.concatenate(rows) if rows else np.empty(0, TOLD_DTYPE)
 
 
 def with_digests(signal: Signal, exact: tuple[tuple[SignalType, bytes], ...]) -> Signal:

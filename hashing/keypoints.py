@@ -21,10 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.media import Frame
-from hashing.signals import GRID_BYTES, GRID_SIDE, HASH_BITS, KEYPOINT_DTYPE, MAX_KEYPOINTS, SKETCH_DTYPE, Sketches
+from hashing.signals import (
+    GRID_BYTES,
+    GRID_SIDE,
+    HASH_BITS,
+    KEYPOINT_DTYPE,
+    MAX_KEYPOINTS,
+    OCTAVES,
+    SKETCH_DTYPE,
+    Sketches,
+)
 
 PLANE_SIDE = 512  # longest side of the plane that is described
 ENROLL_KEYPOINTS, QUERY_KEYPOINTS = 300, MAX_KEYPOINTS
+GRID_PIXELS = 128  # side of the square over which edges are taken
 BLOCK = 4  # a block is so many edge directions wide and high
 
 EVIDENCE_DTYPE = np.dtype(
@@ -55,15 +65,15 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 _PLACE_STEPS = 64
-_BANDS, _OCTAVES = 3, 3  # ORB's eight octaves as bands of scale: a copy may be much smaller or larger
+_BANDS, _OCTAVES_A_BAND = 3, 3  # of scale: a copy may be much smaller or larger
 _CORNERS = 10_000  # to choose from; of few, a caption has the most
 _EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
-_GRID_PIXELS = 128
 _MAX_MATCH_BITS = 64
 _REPROJECTION_PX = 8.0
 _MIN_SCALE, _MAX_SCALE, _MAX_SHEAR = 0.08, 12.0, 2.2
 _CELLS = GRID_SIDE // BLOCK
 _MIN_PAIRS = 5
+_MIN_PLACED = 6  # inliers at different places; fewer fit any two pictures
 
 
 def plane_of(frame: Frame) -> Plane:
@@ -80,7 +90,8 @@ def plane_of(frame: Frame) -> Plane:
 def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, int], count: int) -> NDArray[np.int64]:
     """Choose up to `count`: the strongest of each part and scale of the picture, then the second strongest, …"""
     height, width = shape
-    part = ((places[:, 1] * _CELLS // height) * _CELLS + places[:, 0] * _CELLS // width) * _BANDS + band
+    down, across = (places[:, 1] * _CELLS).astype(np.int64) // height, (places[:, 0] * _CELLS).astype(np.int64) // width
+    part = (down * _CELLS + across) * _BANDS + band
     order = np.lexsort((-strength, part))
     first = np.r_[True, part[order][1:] != part[order][:-1]]
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
@@ -90,60 +101,101 @@ def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, in
 
 def _orb() -> Any:
     make: Any = cv2.ORB.create
-    return make(nfeatures=_CORNERS, scaleFactor=1.2, nlevels=8, edgeThreshold=15, patchSize=31, fastThreshold=7)
+    return make(nfeatures=_CORNERS, scaleFactor=1.2, nlevels=OCTAVES, edgeThreshold=15, patchSize=31, fastThreshold=7)
 
 
 def _points(found: Sequence[Any]) -> Floats:
-    return np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+    places: Any = cv2.KeyPoint.convert(found)
+    return np.asarray(places, np.float32).reshape(-1, 2)
 
 
-def describe(plane: Plane, count: int) -> NDArray[np.void]:
-    """Return up to `count` keypoints (KEYPOINT_DTYPE) of a uint8 plane, spread over it."""
-    orb = _orb()
-    found = orb.detect(plane, None)
+def detect(plane: Plane, count: int) -> list[Any]:
+    """Return up to `count` corners (cv2.KeyPoint) of a uint8 plane, spread over it; `class_id` is their rank."""
+    found: Any = _orb().detect(plane, None)
     strength = np.array([point.response for point in found], np.float32)
-    height, width = plane.shape
-    band = np.array([point.octave // _OCTAVES for point in found], np.int64)
-    chosen = _evenly(_points(found), band, strength, (height, width), count)
-    kept, codes = orb.compute(plane, [found[number] for number in chosen])
-    if codes is None:
-        return np.empty(0, KEYPOINT_DTYPE)
+    band = np.array([point.octave for point in found], np.int64) // _OCTAVES_A_BAND
+    chosen = [found[number] for number in _evenly(_points(found), band, strength, plane.shape, count).tolist()]
+    for rank, corner in enumerate(chosen):
+        corner.class_id = rank
+    return chosen
+
+
+def _over(corner: Any, width: int) -> Any:
+    """Return a corner where it lies once a plane of this width is turned over: no second look is needed."""
+    x, y = corner.pt
+    angle = (180.0 - corner.angle) % 360.0
+    return cv2.KeyPoint(width - 1 - x, y, corner.size, angle, corner.response, corner.octave, corner.class_id)
+
+
+def describe(plane: Plane, corners: Sequence[Any]) -> NDArray[np.void]:
+    """Return the keypoints (KEYPOINT_DTYPE) of a uint8 plane at these corners, in order of their ranks."""
+    kept, codes = _orb().compute(plane, corners)
     keypoints = np.zeros(len(kept), KEYPOINT_DTYPE)
+    if not len(kept):
+        return keypoints
     keypoints["x"], keypoints["y"] = _points(kept).T * _PLACE_STEPS
+    keypoints["angle"] = np.array([corner.angle for corner in kept]) * (256 / 360) % 256
+    keypoints["octave"] = [corner.octave for corner in kept]
     keypoints["code"] = codes
-    return keypoints
+    return keypoints[np.argsort([corner.class_id for corner in kept])]
+
+
+def slopes(square: Floats) -> Floats:
+    """Return (2, GRID_SIDE, GRID_SIDE), in grey levels: how a square of GRID_PIXELS gets brighter, across and down."""
+    smooth = cv2.GaussianBlur(square, (0, 0), 1.5)
+    every = slice(GRID_PIXELS // GRID_SIDE // 2, GRID_PIXELS, GRID_PIXELS // GRID_SIDE)
+    across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3)[every, every]
+    down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3)[every, every]
+    return np.stack([across, down])
+
+
+def sharp(values: Floats) -> NDArray[np.int8]:
+    """Return slopes as -1, 0 or 1: 0 where there is no edge."""
+    return (np.sign(values) * (np.abs(values) > _EDGE)).astype(np.int8)
 
 
 def _edges(square: Floats) -> NDArray[np.int8]:
-    """Return (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1: where the picture gets brighter, across and down."""
-    smooth = cv2.GaussianBlur(square, (0, 0), 1.5)
-    every = slice(_GRID_PIXELS // GRID_SIDE // 2, _GRID_PIXELS, _GRID_PIXELS // GRID_SIDE)
-    across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3)[every, every]
-    down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3)[every, every]
-    slopes = np.stack([across, down])
-    return (np.sign(slopes) * (np.abs(slopes) > _EDGE)).astype(np.int8)
+    return sharp(slopes(square))
 
 
-def _pack(edges: NDArray[np.int8]) -> NDArray[np.uint8]:
+def pack_edges(edges: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return edge directions, (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1, as GRID_BYTES bytes."""
     return np.packbits(np.stack([edges > 0, edges < 0]))
 
 
-def _unpack(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
+def unpack_edges(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Return what `pack_edges` packed."""
     brighter, darker = np.unpackbits(grid).reshape(2, 2, GRID_SIDE, GRID_SIDE).astype(np.int8)
     edges: NDArray[np.int8] = brighter - darker
     return edges
 
 
-def sketch(plane: Plane, count: int, *, mirrored: bool = False) -> Sketches:
-    """Return one row of SKETCH_DTYPE for a plane; `mirrored` says that the plane was turned over first."""
+def turned_over(plane: Plane) -> Plane:
+    """Return a plane as a mirror shows it."""
+    return np.ascontiguousarray(plane[:, ::-1])
+
+
+def sketch(plane: Plane, count: int) -> Sketches:
+    """Return one row of SKETCH_DTYPE for a plane."""
+    return _sketch(plane, detect(plane, count))
+
+
+def sketch_both(plane: Plane, count: int) -> Sketches:
+    """Return two rows: of a plane, and of the plane turned over."""
+    corners = detect(plane, count)
+    over = [_over(corner, plane.shape[1]) for corner in corners]
+    return np.concatenate([_sketch(plane, corners), _sketch(turned_over(plane), over, mirrored=True)])
+
+
+def _sketch(plane: Plane, corners: Sequence[Any], *, mirrored: bool = False) -> Sketches:
     row = np.zeros(1, SKETCH_DTYPE)
-    points = describe(plane, count)
+    points = describe(plane, corners)
     row["timestamp_s"] = row["until_s"] = np.nan
     row["height"], row["width"] = plane.shape
     row["count"], row["mirrored"] = len(points), mirrored
     row["keypoints"][0, : len(points)] = points
-    square = cv2.resize(plane, (_GRID_PIXELS, _GRID_PIXELS), interpolation=cv2.INTER_AREA)
-    row["grid"] = _pack(_edges(square.astype(np.float32)))
+    square = cv2.resize(plane, (GRID_PIXELS, GRID_PIXELS), interpolation=cv2.INTER_AREA)
+    row["grid"] = pack_edges(_edges(square.astype(np.float32)))
     return row
 
 
@@ -207,13 +259,13 @@ def _once(places: NDArray[Any], step: float) -> int:
 
 def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[int, int, float, float]:
     """Lay the plane over the reference; return blocks with edges, those that agree, mean agreement, area."""
-    scale = np.diag([_GRID_PIXELS / reference["width"], _GRID_PIXELS / reference["height"], 1.0])
-    size = (_GRID_PIXELS, _GRID_PIXELS)
+    scale = np.diag([GRID_PIXELS / reference["width"], GRID_PIXELS / reference["height"], 1.0])
+    size = (GRID_PIXELS, GRID_PIXELS)
     laid = cv2.warpPerspective(plane.astype(np.float32), scale @ matrix, size, flags=cv2.INTER_AREA)
     shown = cv2.warpPerspective(np.ones(plane.shape, np.float32), scale @ matrix, size) > 0.99
     whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
     ours = _edges(np.where(shown, laid, np.float32(0.0))) * whole
-    theirs = _unpack(reference["grid"]) * whole
+    theirs = unpack_edges(reference["grid"]) * whole
     side = GRID_SIDE // BLOCK
 
     def blocks(values: NDArray[np.int8]) -> NDArray[np.float64]:
@@ -225,6 +277,18 @@ def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[int, int, f
     agreement = (blocks(ours * theirs) / np.sqrt(np.maximum(there * here, 1.0)))[used]
     mean = float(agreement.mean()) if len(agreement) else 0.0
     return int(used.sum()), int((agreement > 0.5).sum()), mean, float(whole.mean())
+
+
+def place(query: np.void, reference: np.void) -> Map | None:
+    """Return the map from places in one sketch's plane to places in another's; None if too few keypoints agree."""
+    points, known = query["keypoints"][: query["count"]], reference["keypoints"][: reference["count"]]
+    if min(len(points), len(known)) < _MIN_PAIRS:
+        return None
+    source, target = _pairs(points, known)
+    found = _map(source, target) if len(source) >= _MIN_PAIRS else None
+    if found is None or min(_once(target[found[1]], 12.0), _once(source[found[1]], 6.0)) < _MIN_PLACED:
+        return None
+    return found[0]
 
 
 def confirm(plane: Plane, query: np.void, reference: np.void) -> NDArray[np.void]:

@@ -10,21 +10,24 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hashing import wire
+from hashing.contrast import CONTRAST_DTYPE, MAX_CONTRASTS, TOLD_DTYPE, Contrasts, Tells, Told
 from hashing.errors import MediaError, Reason, UnhashableMedia
 from hashing.hasher import Plan, admit, digests, with_digests
 from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs
-from hashing.signals import Kind, Media, Signal, no_frames
+from hashing.signals import Kind, Media, Signal, Sketches, no_frames
 
 # PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_Rows = NDArray[np.void]
 GRACE_S = 2.0
 ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
 
@@ -78,6 +81,23 @@ class _Worker:
         try:
             self._socket.sendall(wire.pack_pairs(pairs))
             return wire.unpack_evidence(self._read(len(pairs) * EVIDENCE_DTYPE.itemsize))
+        except (OSError, ValueError) as error:
+            raise _Failed(_reason_of(error)) from error
+
+    def tell(self, tells: Tells) -> Told:
+        try:
+            self._socket.sendall(wire.pack_tells(tells))
+            return wire.unpack_told(self._read(len(tells) * TOLD_DTYPE.itemsize))
+        except (OSError, ValueError) as error:
+            raise _Failed(_reason_of(error)) from error
+
+    def lay(self, data: bytes, plan: Plan, references: Sketches) -> Contrasts:
+        self.items += 1
+        self._socket.settimeout(plan.limits.timeout_s)
+        try:
+            self._socket.sendall(wire.pack_lay(plan, data, references))
+            self._socket.sendall(data)
+            return wire.unpack_contrasts(self._read(len(references) * CONTRAST_DTYPE.itemsize))
         except (OSError, ValueError) as error:
             raise _Failed(_reason_of(error)) from error
 
@@ -148,17 +168,23 @@ class Opened:
 
     def confirm(self, pairs: Pairs) -> Evidence:
         """Return the evidence (EVIDENCE_DTYPE) for pairs of sketches; UnhashableMedia if the worker fails."""
-        if not len(pairs):
-            return np.empty(0, EVIDENCE_DTYPE)
+        return self._asked(_Worker.confirm, pairs) if len(pairs) else np.empty(0, EVIDENCE_DTYPE)
+
+    def tell(self, tells: Tells) -> Told:
+        """Return a row of TOLD_DTYPE for each of TELL_DTYPE; UnhashableMedia if the worker fails."""
+        parts = [tells[start : start + wire.MAX_PAIRS] for start in range(0, len(tells), wire.MAX_PAIRS)]
+        return np.concatenate([np.empty(0, TOLD_DTYPE), *(self._asked(_Worker.tell, part) for part in parts)])
+
+    def _asked(self, question: Callable[[_Worker, _Rows], _Rows], rows: _Rows) -> _Rows:
         if self._worker is None or not self.sound:
             raise UnhashableMedia(Reason.DECODER_CRASHED)
         self.sound = False
         try:
-            evidence = self._worker.confirm(pairs)
+            answer = question(self._worker, rows)
         except _Failed as failure:
             raise UnhashableMedia(failure.reason) from failure
         self.sound = True
-        return evidence
+        return answer
 
 
 class Pool:
@@ -182,6 +208,26 @@ class Pool:
         """
         with self.open(data, plan) as opened:
             return opened.signal
+
+    def lay_over(self, data: bytes, plan: Plan, references: Sketches) -> Contrasts:
+        """Lay a companion over sketches of its content: a row of CONTRAST_DTYPE each. UnhashableMedia."""
+        parts = [references[start : start + MAX_CONTRASTS] for start in range(0, len(references), MAX_CONTRASTS)]
+        return np.concatenate([np.empty(0, CONTRAST_DTYPE), *(self._lay(data, plan, part) for part in parts)])
+
+    def _lay(self, data: bytes, plan: Plan, references: Sketches) -> Contrasts:
+        keep: _Worker | None = None
+        try:
+            worker = self._take()
+        except _Failed as failure:
+            raise UnhashableMedia(failure.reason) from failure
+        try:
+            found = worker.lay(data, plan, references)
+            keep = worker
+        except _Failed as failure:
+            raise UnhashableMedia(failure.reason) from failure
+        finally:
+            self._put_back(worker, keep)
+        return found
 
     @contextmanager
     def open(self, data: bytes, plan: Plan) -> Iterator["Opened"]:

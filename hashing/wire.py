@@ -3,14 +3,26 @@
 A worker decodes hostile bytes, so nothing it says is trusted: no pickle, no text, no
 lengths beyond what was asked for. `ValueError` means that the answer is not one.
 
-A request is media to hash, or pairs of sketches to confirm on the media hashed last.
+A request is media to hash, or pairs of sketches to confirm or to tell apart on the media
+hashed last, or a companion to be laid over sketches of its content.
 """
 
 import math
 import struct
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hashing.contrast import (
+    CONTRAST_DTYPE,
+    MAX_CONTRASTS,
+    TELL_DTYPE,
+    TOLD_DTYPE,
+    TOLD_RANGE,
+    Contrasts,
+    Tells,
+    Told,
+)
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
 from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
@@ -19,6 +31,7 @@ from hashing.signals import (
     FRAME_DTYPE,
     MAX_KEYPOINTS,
     MAX_QUALITY,
+    OCTAVES,
     PROFILES,
     SKETCH_DTYPE,
     TRANSFORMS,
@@ -34,8 +47,10 @@ from hashing.video import MAX_QUERY_SKETCHES, MAX_SKETCHES
 
 REQUEST = struct.Struct(f"<4sBIQQdIId{2 * MAX_SPANS}d")
 CONFIRM = struct.Struct(f"<4sI{REQUEST.size - 8}x")  # as long as a request
+LAY = struct.Struct(f"<4sIQ{REQUEST.size - 16}x")
 ANSWER = struct.Struct("<4sBBBIIdIII")
 _ASK, _ASK_CONFIRM, _TELL = b"sdq1", b"sdc1", b"sda1"
+_ASK_APART, _ASK_LAID = b"sdt1", b"sdl1"
 MAX_PAIRS = 256
 _TYPES, _SAMPLINGS, _KINDS, _REASONS = tuple(SignalType), tuple(Sampling), tuple(Kind), tuple(Reason)
 _ERRORS: tuple[type[MediaError], ...] = (UnsupportedMedia, CorruptMedia)
@@ -114,6 +129,7 @@ def _timed(rows: Frames | Sketches) -> bool:
 def _sketched(rows: Sketches) -> bool:
     bounds = {"width": PLANE_SIDE, "height": PLANE_SIDE, "count": MAX_KEYPOINTS, "mirrored": 1}
     sized = bool((rows["width"] > 0).all() and (rows["height"] > 0).all())
+    sized &= int(rows["keypoints"]["octave"].max(initial=0)) < OCTAVES
     return sized and all(int(rows[name].max(initial=0)) <= most for name, most in bounds.items()) and _timed(rows)
 
 
@@ -140,12 +156,63 @@ def pairs_announced(header: bytes) -> int:
     return int(count) * PAIR_DTYPE.itemsize if magic == _ASK_CONFIRM and count <= MAX_PAIRS else 0
 
 
+def _check_range(rows: NDArray[np.void], bounds: dict[str, tuple[int, int]]) -> None:
+    for name, (least, most) in bounds.items():
+        if not ((rows[name] >= least) & (rows[name] <= most)).all():  # NaN is neither
+            raise ValueError("evidence out of range")
+
+
 def unpack_evidence(body: bytes) -> Evidence:
     """Return the evidence of an answer of the right length; ValueError if it is out of range."""
     rows = np.frombuffer(body, EVIDENCE_DTYPE)
-    for name, (least, most) in EVIDENCE_RANGE.items():
-        if not ((rows[name] >= least) & (rows[name] <= most)).all():  # NaN is neither
-            raise ValueError("evidence out of range")
+    _check_range(rows, EVIDENCE_RANGE)
     if (rows["agreeing"] > rows["blocks"]).any():
         raise ValueError("evidence out of range")
+    return rows
+
+
+def pack_tells(tells: Tells) -> bytes:
+    """Return the request to tell contents from companions, at most MAX_PAIRS."""
+    return CONFIRM.pack(_ASK_APART, len(tells)) + tells.tobytes()
+
+
+def tells_announced(header: bytes) -> int:
+    """Return how many bytes of TELL_DTYPE follow a request's header: 0 if it asks for something else."""
+    magic, count = CONFIRM.unpack(header)
+    return int(count) * TELL_DTYPE.itemsize if magic == _ASK_APART and count <= MAX_PAIRS else 0
+
+
+def unpack_told(body: bytes) -> Told:
+    """Return the rows of an answer of the right length; ValueError if one is out of range."""
+    rows = np.frombuffer(body, TOLD_DTYPE)
+    _check_range(rows, TOLD_RANGE)
+    return rows
+
+
+def pack_lay(plan: Plan, data: bytes, references: Sketches) -> bytes:
+    """Return the request, but for the media's bytes, to lay media over at most MAX_CONTRASTS sketches."""
+    head = LAY.pack(_ASK_LAID, len(references), len(data))
+    return head + pack_request(plan, len(data)) + references.tobytes()
+
+
+def lay_announced(header: bytes) -> int:
+    """Return how many bytes follow such a request's header: 0 if it asks for something else."""
+    magic, count, size = LAY.unpack(header)
+    laid = magic == _ASK_LAID and count <= MAX_CONTRASTS
+    return REQUEST.size + int(count) * SKETCH_DTYPE.itemsize + int(size) if laid else 0
+
+
+def unpack_lay(header: bytes, body: bytes) -> tuple[Plan, Sketches, bytes]:
+    """Return the plan, the sketches and the media of such a request."""
+    _, count, _ = LAY.unpack(header)
+    plan, size = unpack_request(body[: REQUEST.size])
+    sketches = np.frombuffer(body, SKETCH_DTYPE, count, REQUEST.size)
+    return plan, sketches, body[len(body) - size :]
+
+
+def unpack_contrasts(body: bytes) -> Contrasts:
+    """Return the rows of an answer of the right length; ValueError if one is out of range."""
+    rows = np.frombuffer(body, CONTRAST_DTYPE)
+    if (rows["found"] > 1).any():
+        raise ValueError("contrast out of range")
     return rows

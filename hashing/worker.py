@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from hashing import wire
+from hashing.contrast import CONTRAST_DTYPE, TELL_DTYPE
 from hashing.errors import MediaError
-from hashing.hasher import confirm_pairs, hash_pictures
+from hashing.hasher import confirm_pairs, hash_pictures, lay_over, tell_pairs
 from hashing.keypoints import PAIR_DTYPE, Plane
 from hashing.signals import no_sketches
 
@@ -42,6 +43,19 @@ class Desk:
         """Return the evidence for pairs, a row each."""
         return confirm_pairs(self._sketches, self._planes, np.frombuffer(body, PAIR_DTYPE)).tobytes()
 
+    def tell(self, body: bytes) -> bytes:
+        """Return what tells contents from companions, a row each."""
+        return tell_pairs(self._sketches, self._planes, np.frombuffer(body, TELL_DTYPE)).tobytes()
+
+
+def lay(header: bytes, body: bytes) -> bytes:
+    """Return how a companion looks where its content was sketched; nothing is found in what cannot be read."""
+    plan, references, data = wire.unpack_lay(header, body)
+    try:
+        return lay_over(data, plan, references).tobytes()
+    except MediaError:
+        return np.zeros(len(references), CONTRAST_DTYPE).tobytes()
+
 
 def run(channel: socket.socket) -> None:
     """Answer requests until the other side closes."""
@@ -50,6 +64,10 @@ def run(channel: socket.socket) -> None:
         while header := stream.read(wire.REQUEST.size):
             if size := wire.pairs_announced(header):
                 channel.sendall(desk.confirm(stream.read(size)))
+            elif size := wire.tells_announced(header):
+                channel.sendall(desk.tell(stream.read(size)))
+            elif size := wire.lay_announced(header):
+                channel.sendall(lay(header, stream.read(size)))
             else:
                 channel.sendall(desk.hash(header, stream.read(wire.unpack_request(header)[1])))
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hashing.signals import SignalType
@@ -18,12 +18,17 @@ from indexer.tables import bank, content
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
-LIVE = content.c.withdrawn_at.is_(None)
+KEPT = content.c.withdrawn_at.is_(None)
+LIVE = and_(KEPT, content.c.lawful_of.is_(None))  # companions are not counted, found or listed as contents
 
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """A named set of known content, with the policy by which it answers."""
+    """A named set of known content, with the policy by which it answers.
+
+    What a `lawful` bank holds never matches: it suppresses matches of the banks that
+    `suppresses` names, of all banks if that is None.
+    """
 
     bank_pk: int
     name: str
@@ -33,21 +38,38 @@ class Bank:
     signal_types: tuple[SignalType, ...]
     created_at: str
     contents: int = 0
+    lawful: bool = False
+    suppresses: tuple[str, ...] | None = None
 
 
 def _bank(row: Row[Any], contents: int) -> Bank:
     types = tuple(SignalType(name) for name in row.signal_types)
-    return Bank(row.bank_pk, row.name, row.description, row.enabled, row.policy, types, row.created_at, contents)
+    suppresses = None if row.suppresses is None else tuple(row.suppresses)
+    return Bank(
+        row.bank_pk, row.name, row.description, row.enabled, row.policy, types, row.created_at, contents,
+        row.lawful, suppresses,
+    )  # fmt: skip
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     """Refuse settings by which a bank could not answer; InvalidBank."""
-    known = {"description", "enabled", "policy", "signal_types"}
+    known = {"description", "enabled", "policy", "signal_types", "lawful", "suppresses"}
     types = settings.get("signal_types", DEFAULT_SIGNAL_TYPES)
     right = settings.keys() <= known and settings.get("policy", "default") in POLICIES
     if not right or not types or not set(types) <= set(SignalType):
         raise InvalidBank
-    return settings | {"signal_types": list(types)} if "signal_types" in settings else settings
+    listed = {name: list(settings[name]) for name in ("signal_types", "suppresses") if settings.get(name)}
+    return settings | listed
+
+
+def _check_scope(connection: Connection, settings: dict[str, Any]) -> None:
+    """Refuse banks to suppress that there are not: a mistyped name would suppress nothing. InvalidBank."""
+    names = settings.get("suppresses")
+    if names is None:
+        return
+    found = connection.execute(select(func.count()).select_from(bank).where(bank.c.name.in_(names))).scalar_one()
+    if not names or found < len(set(names)):
+        raise InvalidBank("`suppresses` has to name banks that there are")
 
 
 def _named(connection: Connection, name: str, *, counted: bool) -> Bank:
@@ -107,6 +129,7 @@ class Banks:
         values = _checked(values | settings)
         try:
             with self.store.change(actor) as change:
+                _check_scope(change.connection, values)
                 change.connection.execute(insert(bank).values(name=name, created_at=now(), **values))
                 change.log("bank.create", name)
         except IntegrityError as error:
@@ -114,11 +137,15 @@ class Banks:
         return self.bank(name)
 
     def set_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
-        """Change description, enabled, policy or signal_types of a bank; UnknownBank, InvalidBank."""
+        """Change description, enabled, policy, signal_types, lawful or suppresses of a bank.
+
+        UnknownBank, InvalidBank.
+        """
         settings = _checked(settings)
         if settings:
             with self.store.change(actor) as change:
                 self.bank_within(change, name)
+                _check_scope(change.connection, settings)
                 change.connection.execute(update(bank).where(bank.c.name == name).values(**settings))
                 change.log("bank.set", name, fields=sorted(settings))
         return self.bank(name)

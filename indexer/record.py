@@ -1,7 +1,8 @@
 """What is known: banks, contents, their hashes, and what was withdrawn. The truth.
 
 The index is a cache of this. Rows come back as frozen values or as arrays; nothing
-above this file writes SQL (`keys`, `jobs` and `ledger` hold the other tables).
+above this file writes SQL (`sketches`, `companions`, `jobs` and `ledger` hold the other
+tables). Companions of contents are rows like these, but are never found, listed or counted.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
 
 from hashing.signals import (
     EXACT_BYTES,
@@ -26,11 +27,12 @@ from hashing.signals import (
     no_frames,
     no_sketches,
 )
-from indexer.banks import LIVE, Banks
+from indexer.banks import KEPT, LIVE, Banks
+from indexer.companions import CompanionBook
 from indexer.errors import UnknownContent
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store, new_id, now
-from indexer.tables import bank, content, exact, signal, sketch
+from indexer.tables import bank, content, contrast, exact, signal, sketch
 
 _BATCH = 5000
 
@@ -54,6 +56,7 @@ class Content:
     revision: int
     withdrawn_at: str | None
     withdrawn_reason: str | None
+    lawful_of: int | None  # of a companion: whose it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def _content(row: Row[Any]) -> Content:
     return Content(
         row.content_pk, row.content_id, row.name, Kind(row.kind), row.enabled, row.width, row.height,
         row.duration_s, row.frames_hashed, row.case_ref, tuple(row.labels), row.created_at, row.revision,
-        row.withdrawn_at, row.withdrawn_reason,
+        row.withdrawn_at, row.withdrawn_reason, row.lawful_of,
     )  # fmt: skip
 
 
@@ -106,6 +109,7 @@ class NewContent:
     case: str | None
     labels: Sequence[str]
     sketches: Sketches = field(default_factory=no_sketches)
+    lawful_of: int | None = None
 
 
 def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, Any]:
@@ -114,7 +118,7 @@ def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, 
         "content_id": new_id("c"), "bank_pk": bank_pk, "fingerprint": new.fingerprint, "kind": media.kind.value,
         "revision": change.revision, "width": media.width, "height": media.height, "enabled": True,
         "duration_s": media.duration_s, "frames_hashed": media.frames_hashed, "case_ref": new.case,
-        "labels": list(new.labels), "created_at": now(),
+        "labels": list(new.labels), "created_at": now(), "lawful_of": new.lawful_of,
     }  # fmt: skip
 
 
@@ -134,6 +138,7 @@ class Record(Banks):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.sketches = SketchBook(store)
+        self.companions = CompanionBook(store)
 
     # Contents
 
@@ -236,15 +241,15 @@ class Record(Banks):
     def withdraw(self, found: Content, *, reason: str, actor: str) -> int:
         """Withdraw a content for good: its hashes are deleted with this change. Returns the revision.
 
-        Withdrawing what is withdrawn already changes nothing.
+        Its companions go with it. Withdrawing what is withdrawn already changes nothing.
         """
         with self.store.change(actor) as change:
-            gone = update(content).where(content.c.content_pk == found.content_pk, LIVE)
+            own = or_(content.c.content_pk == found.content_pk, content.c.lawful_of == found.content_pk)
             marks = {"withdrawn_at": now(), "withdrawn_reason": reason, "revision": change.revision}
-            done = change.connection.execute(gone.values(**marks, fingerprint=None))
-            if done.rowcount:
-                for table in (signal, exact, sketch):
-                    change.connection.execute(delete(table).where(table.c.content_pk == found.content_pk))
+            gone = update(content).where(own, KEPT).values(**marks, fingerprint=None)
+            if pks := change.connection.execute(gone.returning(content.c.content_pk)).scalars().all():
+                for table in (signal, exact, sketch, contrast):
+                    change.connection.execute(delete(table).where(table.c.content_pk.in_(pks)))
                 change.erased = True
                 change.log("content.withdraw", found.content_id, bank=found.bank, reason=reason)
             return change.revision
@@ -295,7 +300,7 @@ class Record(Banks):
         query = (
             select(signal)
             .join(content, content.c.content_pk == signal.c.content_pk)
-            .where(content.c.revision > revision)
+            .where(content.c.revision > revision, content.c.lawful_of.is_(None))
             .order_by(signal.c.signal_pk)
         )
         with self.store.read() as connection:

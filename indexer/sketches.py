@@ -90,6 +90,20 @@ class SketchBook:
         with self._store.read() as connection:
             return np.array(connection.execute(select(sketch.c.sketch_pk)).scalars().all(), np.int64)
 
+    def times(self, content_pk: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the keys of a content's sketches, and their times in seconds (NaN: a still)."""
+        query = select(sketch.c.sketch_pk, sketch.c.timestamp_s).where(sketch.c.content_pk == content_pk)
+        with self._store.read() as connection:
+            found = connection.execute(query.order_by(sketch.c.sketch_pk)).all()
+        times = [np.nan if row.timestamp_s is None else row.timestamp_s for row in found]
+        return np.array([row.sketch_pk for row in found], np.int64), np.array(times, np.float64)
+
+    def rows(self, sketch_pks: Sequence[int]) -> dict[int, np.void]:
+        """Return sketches by their keys."""
+        with self._store.read() as connection:
+            found = connection.execute(select(sketch).where(sketch.c.sketch_pk.in_(sketch_pks))).all()
+        return {row.sketch_pk: _row(row)[0] for row in found}
+
     def withdrawn_since(self, revision: int) -> bool:
         """Say whether a content was withdrawn after `revision`."""
         query = select(content.c.content_pk).where(content.c.revision > revision, content.c.withdrawn_at.is_not(None))

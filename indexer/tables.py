@@ -1,7 +1,9 @@
 """The shape of the record: every table, as SQLAlchemy knows it. Migrations follow this file.
 
 `signal_pk` is never used twice (AUTOINCREMENT), since the index knows hashes by it.
-A withdrawn content keeps its row as a tombstone, without any hash.
+A withdrawn content keeps its row as a tombstone, without any hash. A companion is a row of
+`content` too, of which `lawful_of` says whose it is. That column has no foreign key: SQLite
+adds one only by rebuilding the table, which would delete what hangs on it.
 """
 
 from sqlalchemy import (
@@ -20,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -51,6 +54,8 @@ bank = Table(
     Column("policy", String(32), nullable=False, default="default"),
     Column("signal_types", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
+    Column("lawful", Boolean, nullable=False, default=False, server_default=false()),
+    Column("suppresses", JSON(none_as_null=True)),  # names of banks; null: all
     sqlite_autoincrement=True,
 )
 
@@ -73,6 +78,7 @@ content = Table(
     Column("created_at", String(32), nullable=False),
     Column("withdrawn_at", String(32)),
     Column("withdrawn_reason", Text),
+    Column("lawful_of", _Key, index=True),  # content_pk of the content that this is a companion of
     UniqueConstraint("bank_pk", "fingerprint"),
     Index("ix_content_live", "bank_pk", "withdrawn_at", "content_pk"),  # to count and to page
     sqlite_autoincrement=True,
@@ -101,6 +107,15 @@ sketch = Table(
     Column("until_s", Float),
     Column("data", LargeBinary, nullable=False),  # hashing.keypoints.pack_sketch
     sqlite_autoincrement=True,
+)
+
+contrast = Table(
+    "contrast",
+    metadata,
+    Column("contrast_pk", _Key, primary_key=True),
+    Column("sketch_pk", _Key, ForeignKey("sketch.sketch_pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("data", LargeBinary, nullable=False),  # how the companion looks where the sketch was taken
 )
 
 exact = Table(

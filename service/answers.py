@@ -116,7 +116,9 @@ def bank_out(bank: Bank) -> BankOut:
     """Return a bank."""
     return BankOut(
         bank=bank.name, description=bank.description, enabled=bank.enabled, policy=bank.policy,
-        signal_types=list(bank.signal_types), contents=bank.contents, created_at=bank.created_at,
+        signal_types=list(bank.signal_types), lawful=bank.lawful,
+        suppresses=None if bank.suppresses is None else list(bank.suppresses),
+        contents=bank.contents, created_at=bank.created_at,
     )  # fmt: skip
 
 

@@ -117,10 +117,6 @@ async def hash_media(request: Request, types: Types = None) -> schemas.HashOut:
 # Banks
 
 
-def _settings(asked: schemas.BankIn) -> dict[str, Any]:
-    return asked.model_dump(exclude_none=True)
-
-
 @router.get("/banks", tags=["banks"], dependencies=[requires(Permission.READ)])
 async def list_banks(request: Request) -> schemas.BanksOut:
     """List all banks."""
@@ -138,10 +134,10 @@ async def put_bank(
 
     def put() -> schemas.BankOut:
         try:
-            return answers.bank_out(record.set_bank(bank, actor=key.key_id, **_settings(asked)))
+            return answers.bank_out(record.set_bank(bank, actor=key.key_id, **asked.given()))
         except UnknownBank:
             response.status_code = 201
-            return answers.bank_out(record.create_bank(bank, actor=key.key_id, **_settings(asked)))
+            return answers.bank_out(record.create_bank(bank, actor=key.key_id, **asked.given()))
 
     return await in_thread(request, put)
 
@@ -164,7 +160,7 @@ async def get_bank(request: Request, bank: Name) -> schemas.BankOut:
 async def patch_bank(request: Request, bank: Name, key: Key = requires(Permission.MANAGE)) -> schemas.BankOut:
     """Change the settings that are given."""
     asked, record = await read_model(request, schemas.BankIn), engine_of(request).record
-    changed = await in_thread(request, lambda: record.set_bank(bank, actor=key.key_id, **_settings(asked)))
+    changed = await in_thread(request, lambda: record.set_bank(bank, actor=key.key_id, **asked.given()))
     return answers.bank_out(changed)
 
 

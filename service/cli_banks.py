@@ -21,6 +21,9 @@ Name = Annotated[str, typer.Argument(help="the bank's name")]
 Description = Annotated[str | None, typer.Option(help="what the bank is for")]
 Policy = Annotated[str | None, typer.Option(help="default, strict or review-only")]
 Types = Annotated[list[SignalType] | None, typer.Option("--type", help="signal types kept and compared")]
+Lawful = Annotated[bool | None, typer.Option(help="whether what it holds is lawful, and suppresses matches")]
+_SCOPE = "a bank in which it suppresses matches; may be repeated; in all if none is named"
+Scope = Annotated[list[str] | None, typer.Option("--suppresses", metavar="BANK", help=_SCOPE)]
 
 banks = typer.Typer(no_args_is_help=True, help="Banks of known content.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP service.")
@@ -48,15 +51,16 @@ def _cell(value: Any) -> Any:
 
 def _given(**options: Any) -> dict[str, Any]:
     asked = schemas.parsed(schemas.BankIn, {name: value for name, value in options.items() if value is not None})
-    return asked.model_dump(exclude_none=True)
+    return asked.given()
 
 
 @banks.command("create")
 def create_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
-                as_json: AsJson = False) -> None:  # fmt: skip
+                lawful: Lawful = None, suppresses: Scope = None, as_json: AsJson = False) -> None:  # fmt: skip
     """Create a bank."""
     with _engine() as engine:
-        given = _given(description=description, policy=policy, signal_types=types)
+        given = _given(description=description, policy=policy, signal_types=types, lawful=lawful,
+                       suppresses=suppresses)  # fmt: skip
         made = engine.record.create_bank(name, actor="cli", **given)
     _show([answers.bank_out(made).model_dump(mode="json")], as_json)
 
@@ -78,10 +82,14 @@ def show_bank(name: Name, as_json: AsJson = False) -> None:
 @banks.command("set")
 def set_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
              enabled: Annotated[bool | None, typer.Option("--enabled/--disabled")] = None,
+             lawful: Lawful = None, suppresses: Scope = None,
+             everything: Annotated[bool, typer.Option("--suppresses-all", help="suppress in all banks")] = False,
              as_json: AsJson = False) -> None:  # fmt: skip
     """Change the settings that are given."""
     with _engine() as engine:
-        given = _given(description=description, policy=policy, signal_types=types, enabled=enabled)
+        given = _given(description=description, policy=policy, signal_types=types, enabled=enabled, lawful=lawful,
+                       suppresses=suppresses)  # fmt: skip
+        given |= {"suppresses": None} if everything else {}
         changed = engine.record.set_bank(name, actor="cli", **given)
     _show([answers.bank_out(changed).model_dump(mode="json")], as_json)
 

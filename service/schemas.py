@@ -115,6 +115,13 @@ class BankIn(_Model):
     enabled: bool | None = None
     policy: PolicyName | None = None
     signal_types: Annotated[list[SignalType] | None, Field(min_length=1)] = None
+    lawful: bool | None = None
+    suppresses: Annotated[list[Text] | None, Field(min_length=1, max_length=1000)] = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the settings that were given; `suppresses` may be given as null, which means all banks."""
+        scope = {"suppresses": self.suppresses} if "suppresses" in self.model_fields_set else {}
+        return self.model_dump(exclude_none=True) | scope
 
 
 class RescanItemIn(_Model):
@@ -242,6 +249,8 @@ class BankOut(_Model):
     enabled: bool
     policy: str
     signal_types: list[SignalType]
+    lawful: bool
+    suppresses: list[str] | None
     contents: int
     created_at: str
 

@@ -308,7 +308,8 @@ def test_a_bank_from_its_making_to_its_end(admin: Api) -> None:
     path = f"/v1/banks/b-{secrets.token_hex(4)}"
     made = admin.call("PUT", path, {"description": "für Fälle", "policy": "strict"})
     assert made.status == 201
-    assert set(made.json) == {"bank", "description", "enabled", "policy", "signal_types", "contents", "created_at"}
+    assert set(made.json) == {"bank", "description", "enabled", "policy", "signal_types", "lawful", "suppresses",
+                              "contents", "created_at"}  # fmt: skip
     assert (made.json["policy"], made.json["enabled"], made.json["contents"]) == ("strict", True, 0)
     again = admin.call("PUT", path, {"enabled": False})
     assert (again.status, again.json["policy"], again.json["enabled"]) == (200, "strict", False)
@@ -322,6 +323,17 @@ def test_a_bank_from_its_making_to_its_end(admin: Api) -> None:
     assert admin.get(path).is_problem(404, "unknown_bank")
     assert admin.get(f"{path}/contents/{content}").is_problem(404, "unknown_bank")
     assert content not in admin.post("/v1/check/hashes", ready(31)).body.decode()
+
+
+def test_a_bank_can_be_lawful(admin: Api) -> None:
+    bad, path = admin.bank(), f"/v1/banks/b-{secrets.token_hex(4)}"
+    made = admin.call("PUT", path, {"lawful": True, "suppresses": [bad]})
+    assert (made.status, made.json["lawful"], made.json["suppresses"]) == (201, True, [bad])
+    assert admin.call("PATCH", path, {"description": "d"}).json["suppresses"] == [bad]
+    assert admin.call("PATCH", path, {"suppresses": None}).json["suppresses"] is None
+    assert admin.call("PATCH", path, {"suppresses": ["unheard-of"]}).is_problem(422, "invalid_bank")
+    assert admin.call("PATCH", path, {"suppresses": []}).is_problem(422, "invalid_request")
+    assert admin.call("PUT", path, {"lawful": False}).json["lawful"] is False
 
 
 def test_a_bank_for_review_never_says_match(admin: Api, photo_jpeg: bytes) -> None:

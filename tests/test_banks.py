@@ -38,6 +38,27 @@ def test_settings_change_one_by_one(shelf: Shelf) -> None:
     assert shelf.store.revision() == before + 3, "nothing was asked for"
 
 
+def test_a_lawful_bank_says_which_banks_it_speaks_for(shelf: Shelf) -> None:
+    usual = shelf.record.bank("b")
+    assert (usual.lawful, usual.suppresses) == (False, None)
+    made = shelf.record.create_bank("known", actor="t", lawful=True, suppresses=["b"])
+    assert (made.lawful, made.suppresses) == (True, ("b",))
+    assert shelf.record.set_bank("known", actor="t", suppresses=None).suppresses is None
+    assert shelf.record.set_bank("known", actor="t", lawful=False).lawful is False
+    assert [bank.suppresses for bank in shelf.record.enabled_banks()] == [None, None]
+
+
+@pytest.mark.parametrize("names", [[], ["c"], ["b", "c"]])
+def test_a_scope_of_banks_that_there_are_not_is_refused(shelf: Shelf, names: list[str]) -> None:
+    before = shelf.store.revision()
+    with pytest.raises(InvalidBank):
+        shelf.record.create_bank("known", actor="t", lawful=True, suppresses=names)
+    with pytest.raises(InvalidBank):
+        shelf.record.set_bank("b", actor="t", suppresses=names)
+    assert shelf.record.bank_names() == {"b"}
+    assert shelf.store.revision() == before
+
+
 @pytest.mark.parametrize("name", ["", " ", "a b", "a/b", "../x", ".x", "-x", "x" * 129, "ä", "x\n", "x\0", "\n"])
 def test_a_name_that_could_not_be_a_path_or_an_option_is_refused(shelf: Shelf, name: str) -> None:
     with pytest.raises(InvalidBank):

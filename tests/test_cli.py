@@ -372,3 +372,13 @@ def test_evidence_in_one_line() -> None:
     assert output.evidence({"matches": [faster], "reason": None}).endswith("2.0–4.5 s at speed 1.25")
     assert output.evidence({"matches": [], "reason": "truncated"}) == "truncated"
     assert re.search("bits", output.evidence({"matches": [match | {"distance_bits": None}], "reason": None})) is None
+
+
+def test_a_bank_can_be_lawful(run: Run) -> None:
+    assert run("bank", "create", "bad").code == 0
+    made = run("bank", "create", "known", "--lawful", "--suppresses", "bad", "--json")
+    assert (made.lines[0]["lawful"], made.lines[0]["suppresses"]) == (True, ["bad"])
+    changed = run("bank", "set", "known", "--suppresses-all", "--json")
+    assert (changed.lines[0]["lawful"], changed.lines[0]["suppresses"]) == (True, None)
+    assert run("bank", "set", "known", "--no-lawful", "--json").lines[0]["lawful"] is False
+    assert run("bank", "set", "known", "--suppresses", "unheard-of").failed("invalid_bank")

@@ -4,14 +4,19 @@ import os
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from shelf import Shelf, codes, ended, opened, run, still, url
-from sqlalchemy import insert, select, text
+from shelf import ROOT, Shelf, codes, ended, opened, run, sketched, still, url
+from sqlalchemy import create_engine, insert, select, text
 
+from hashing.keypoints import pack_sketch
 from indexer.errors import StoreBroken, UnknownContent
 from indexer.store import Store, now
 from indexer.tables import audit, bank, metadata
@@ -55,6 +60,43 @@ def test_the_migrations_make_what_the_tables_say(shelf: Shelf) -> None:
         assert compare_metadata(context, metadata) == []
         kept = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"))
         assert set(kept.scalars()) == {"bank", "content", "signal", "sketch", "audit"}
+
+
+def at_revision(path: Path, revision: str) -> None:
+    """Make the store that a version of then had."""
+    engine = create_engine(url(path))
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(ROOT / "indexer" / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def test_an_older_store_keeps_all_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "staydown.db"
+    at_revision(path, "0002")
+    rows = [
+        "INSERT INTO state VALUES (1, 7, 'id', x'')",
+        "INSERT INTO bank VALUES (1, 'b', '', 1, 'default', '[\"pdq\"]', 'then')",
+        "INSERT INTO content (content_pk, content_id, bank_pk, fingerprint, revision, enabled, kind, frames_hashed,"
+        " labels, created_at) VALUES (5, 'c_5', 1, 'f', 7, 1, 'image', 1, '[]', 'then')",
+        "INSERT INTO signal VALUES (3, 5, 0, 0, 100, NULL, NULL, zeroblob(32))",
+        "INSERT INTO exact VALUES (2, 5, 'md5', zeroblob(16))",
+    ]
+    with closing(sqlite3.connect(path)) as connection:
+        for row in rows:
+            connection.execute(row)
+        connection.execute("INSERT INTO sketch VALUES (4, 5, NULL, NULL, ?)", [pack_sketch(sketched(1)[0])])
+        connection.commit()
+    with opened(path) as shelf:
+        with shelf.store.read() as reading:
+            for name in ("signal", "sketch", "exact", "content", "bank"):
+                assert reading.execute(text(f"SELECT count(*) FROM {name}")).scalar() == 1, name
+            assert reading.execute(text("SELECT lawful_of FROM content")).all() == [(None,)]
+        bank_of_then = shelf.record.bank("b")
+        assert (bank_of_then.lawful, bank_of_then.suppresses, bank_of_then.contents) == (False, None, 1)
+        assert shelf.found(still(np.zeros(32, np.uint8))) == ["c_5"]
 
 
 def test_opening_again_changes_nothing(shelf: Shelf) -> None:
