@@ -29,7 +29,7 @@ MIN_VOTES = 4
 CANDIDATES = 4  # of each sketch of the query, in each bank
 MAX_CONFIRMED = 48  # of all of them
 _TURNED_DEG, _CROPPED, _EMBEDDED = 1.5, 0.93, 0.75
-_BITS_A_SCORE = 10.0  # alignment weighs matches by bits; a surer one counts as nearer
+_BITS_A_SCORE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,19 @@ def _transform(query: np.void, evidence: np.void) -> str:
     return "+".join(word for word, said in words if said) or Transform.NONE.value
 
 
+def score_bits(score: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Return scores as what alignment weighs matches by: a surer one counts as nearer."""
+    return np.clip(100.0 - _BITS_A_SCORE * score, 0.0, 255.0).astype(np.int32)
+
+
 def _segments(found: _Confirmed) -> tuple[Segment, ...]:
     times = [np.nan_to_num(rows["timestamp_s"]) for rows in (found.query, found.reference)]
     if np.isnan(found.query["timestamp_s"]).all() and np.isnan(found.reference["timestamp_s"]).all():
         return ()
     frame = np.unique(times[0], return_inverse=True)[1]
-    bits = np.maximum(100.0 - _BITS_A_SCORE * found.score, 0.0).astype(np.int32)
-    return align(FrameMatches(frame.astype(np.int64), times[0], times[0], times[1], times[1], bits))
+    until = [np.nan_to_num(rows["until_s"]) for rows in (found.query, found.reference)]
+    bits = score_bits(found.score)
+    return align(FrameMatches(frame.astype(np.int64), times[0], until[0], times[1], until[1], bits))
 
 
 class KeypointMatcher:

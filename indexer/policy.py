@@ -21,6 +21,9 @@ from hashing.signals import EXACT_BYTES, SignalType
 
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
 MIN_INLIERS = 5  # keypoints in one to one agreement; fewer fit any two pictures
+LINE_BITS = (
+    80  # PDQ of a frame at the second at which a line through nearer ones says it stands; tells times, no verdict
+)
 MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one another
 # What may be enrolled (docs/guards.md): of 2,000 photographs none has as few sure bits, or as little in it.
 MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; a picture that is its own mirror image has 128

@@ -297,7 +297,7 @@ class Record(Banks):
                 yield np.array([row.signal_pk for row in rows], np.int64), frames_of(rows)
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
-        """Return the hashes of one content that others may have too: for exports alone."""
+        """Return the hashes of one content that others may have too: for exports and close looks alone."""
         with self.store.read() as connection:
             return hashes_of(connection, content_pk, shared=True)
 

@@ -66,6 +66,12 @@ class SketchBook:
         ]  # fmt: skip
         change.connection.execute(insert(sketch), values)
 
+    def of_content(self, content_pk: int) -> Sketches:
+        """Return all sketches of one content."""
+        query = select(sketch).where(sketch.c.content_pk == content_pk).order_by(sketch.c.sketch_pk)
+        with self._store.read() as connection:
+            return np.concatenate([no_sketches(), *(_row(row) for row in connection.execute(query))])
+
     def since(self, sketch_pk: int) -> Iterator[NewSketches]:
         """Yield the sketches behind a key, in order of their keys, some at a time."""
         query = (

@@ -26,6 +26,7 @@ from benchmarks.measure import ONE_THREAD
 from benchmarks.robustness.edits_base import resized, scaled
 from hashing.errors import MediaError
 from hashing.hasher import Plan, hash_media
+from hashing.media import Sampling
 from hashing.pdq import pdq
 from hashing.signals import SignalType
 from indexer.policy import MIN_QUALITY
@@ -35,6 +36,7 @@ CLIPS = frozenset({".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v"})
 DUPLICATE_BITS = 31
 LONGEST_SIDE = 1024  # of a picture that is edited; larger ones are scaled, as services do
 _THUMB_SIDE = 12
+SPLIT_DIGITS = 8  # of a digest: they decide the half, the next eight whether it may be enrolled
 _CHUNK = 64  # files that a process looks at in one go
 
 Bytes = NDArray[np.uint8]
@@ -63,12 +65,12 @@ class Item:
     @property
     def split(self) -> str:
         """`tune` or `held_out`, for ever."""
-        return ("tune", "held_out")[int(self.sha256[:8], 16) % 2]
+        return ("tune", "held_out")[int(self.sha256[:SPLIT_DIGITS], 16) % 2]
 
     @property
     def in_bank(self) -> bool:
         """Whether it may be enrolled; else it is a distractor."""
-        return int(self.sha256[8:16], 16) % 2 == 0
+        return int(self.sha256[SPLIT_DIGITS:16], 16) % 2 == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,16 +216,23 @@ def _keep(file: Path, known: Mapping[Mark, Item]) -> None:
 def _played(path: Path) -> Item | None:
     """Return a clip's Item with the PDQ of its frames, with and without borders; None if it cannot be read."""
     bare = _plain(path)
+    bare = replace(bare, sha256=source_digits(path) + bare.sha256[SPLIT_DIGITS:])
     try:
-        rows = hash_media(path.read_bytes(), Plan(types=frozenset({SignalType.PDQ}))).frames
+        rows = hash_media(path.read_bytes(), Plan(Sampling.DENSE, frozenset({SignalType.PDQ}))).frames
     except MediaError:
         return None
     rows = rows[(rows["transform"] == 0) & (rows["quality"] >= MIN_QUALITY)]
     return replace(bare, codes=np.unique(rows["hash"], axis=0))
 
 
+def source_digits(path: Path) -> str:
+    """Return the digits that decide a clip's half: its own, or of a piece that `cutting` wrote, those of its film."""
+    cut = re.fullmatch(r"([0-9a-f]{16})-\d{3}", path.stem)
+    return (cut[1] if cut else hashlib.sha256(path.read_bytes()).hexdigest())[:SPLIT_DIGITS]
+
+
 def clips(folders: Iterable[Path], name: str) -> Split:
-    """Read folders of clips; two with a frame in common are one."""
+    """Read folders of clips; two with a frame in common are one. Pieces of one film are in one half."""
     seen = map(_played, _files(folders, CLIPS))
     return _split([item for item in seen if item is not None], name)
 

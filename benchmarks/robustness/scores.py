@@ -31,6 +31,8 @@ class Row:
     wrong_key: str | None = None
     placed: bool | None = None  # of a video: whether the times that were told are right
     covered: float | None = None  # of a video: which share of the copied seconds was told
+    iou_query: float | None = None  # of a video: told seconds against copied ones, in the upload
+    iou_reference: float | None = None  # and in the known clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,30 @@ def covered(told: Sequence[Span], truth: Sequence[Span]) -> float:
     """Return which share of the copied seconds is told; 1 of a still."""
     length = sum(end - start for start, end, _, _ in truth)
     return min(sum(end - start for start, end, _, _ in told) / length, 1.0) if length else 1.0
+
+
+def _length(intervals: Sequence[tuple[float, float]]) -> float:
+    """Return how many seconds lie in at least one of the intervals."""
+    length_s, reached_s = 0.0, -math.inf
+    for start_s, end_s in sorted(intervals):
+        length_s += max(end_s - max(start_s, reached_s), 0.0)
+        reached_s = max(reached_s, end_s)
+    return length_s
+
+
+def iou(told: Sequence[tuple[float, float]], truth: Sequence[tuple[float, float]]) -> float | None:
+    """Return the seconds in both over the seconds in either; None where the truth is a moment and has none."""
+    told, truth = [(min(pair), max(pair)) for pair in told], [(min(pair), max(pair)) for pair in truth]
+    either = _length([*told, *truth])
+    return (_length(told) + _length(truth) - either) / either if _length(truth) else None
+
+
+def overlaps(told: Sequence[Span], truth: Sequence[Span]) -> tuple[float | None, float | None]:
+    """Return the IoU of the seconds told with the truth, on the upload's axis and on the known clip's."""
+    return (
+        iou([span[:2] for span in told], [span[:2] for span in truth]),
+        iou([span[2:] for span in told], [span[2:] for span in truth]),
+    )
 
 
 def recall(rows: Sequence[Row], verdicts: Sequence[str] = ("match", "review")) -> Rate:
@@ -228,6 +254,19 @@ def _speed(rows: Sequence[Row]) -> list[str]:
     return _table(["system", "median of a query", "95th in a hundred"], body)
 
 
+def _median(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{100 * statistics.median(known):.1f}" if known else ""
+
+
+def _times(rows: Sequence[Row], system: str) -> list[str]:
+    body = [
+        [edit, str(len(group)), _median(row.iou_query for row in group), _median(row.iou_reference for row in group)]
+        for edit, group in by_edit(rows, system).items()
+    ]
+    return _table(["edit", "n", "median IoU in the upload", "median IoU in the known clip"], body)
+
+
 def _places(rows: Sequence[Row]) -> list[str]:
     body = []
     for system in dict.fromkeys(row.system for row in rows):
@@ -235,9 +274,14 @@ def _places(rows: Sequence[Row]) -> list[str]:
         if mine:
             share = statistics.fmean(row.covered or 0.0 for row in mine)
             body.append([system, str(len(mine)), str(Rate(sum(bool(row.placed) for row in mine), len(mine))),
-                         f"{100 * share:.0f}"])  # fmt: skip
-    head = ["system", "n", "all times right within 1 s", "mean share of the copied seconds that is told"]
-    return ["## Times told of the copies found, %", "", *_table(head, body)] if body else []
+                         f"{100 * share:.0f}", _median(row.iou_query for row in mine),
+                         _median(row.iou_reference for row in mine)])  # fmt: skip
+    head = ["system", "n", "all times right within 1 s", "mean share of the copied seconds that is told",
+            "median IoU in the upload", "median IoU in the known clip"]  # fmt: skip
+    if not body:
+        return []
+    lines = ["## Times told of the copies found, %", "", *_table(head, body)]
+    return [*lines, f"By edit, {body[-1][0]}:", "", *_times(rows, body[-1][0])]
 
 
 def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
