@@ -21,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.media import Frame
-from hashing.signals import GRID_BYTES, GRID_SIDE, HASH_BITS, KEYPOINT_DTYPE, MAX_KEYPOINTS, SKETCH_DTYPE, Sketches
+from hashing.signals import (
+    GRID_BYTES,
+    GRID_SIDE,
+    HASH_BITS,
+    KEYPOINT_DTYPE,
+    MAX_KEYPOINTS,
+    OCTAVES,
+    SKETCH_DTYPE,
+    Sketches,
+)
 
 PLANE_SIDE = 512  # longest side of the plane that is described
 ENROLL_KEYPOINTS, QUERY_KEYPOINTS = 300, MAX_KEYPOINTS
@@ -56,7 +65,7 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 _PLACE_STEPS = 64
-_BANDS, _OCTAVES = 3, 3  # ORB's eight octaves as bands of scale: a copy may be much smaller or larger
+_BANDS, _OCTAVES_A_BAND = 3, 3  # of scale: a copy may be much smaller or larger
 _CORNERS = 10_000  # to choose from; of few, a caption has the most
 _EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
 _MAX_MATCH_BITS = 64
@@ -81,7 +90,8 @@ def plane_of(frame: Frame) -> Plane:
 def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, int], count: int) -> NDArray[np.int64]:
     """Choose up to `count`: the strongest of each part and scale of the picture, then the second strongest, …"""
     height, width = shape
-    part = ((places[:, 1] * _CELLS // height) * _CELLS + places[:, 0] * _CELLS // width) * _BANDS + band
+    down, across = (places[:, 1] * _CELLS).astype(np.int64) // height, (places[:, 0] * _CELLS).astype(np.int64) // width
+    part = (down * _CELLS + across) * _BANDS + band
     order = np.lexsort((-strength, part))
     first = np.r_[True, part[order][1:] != part[order][:-1]]
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
@@ -91,28 +101,43 @@ def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, in
 
 def _orb() -> Any:
     make: Any = cv2.ORB.create
-    return make(nfeatures=_CORNERS, scaleFactor=1.2, nlevels=8, edgeThreshold=15, patchSize=31, fastThreshold=7)
+    return make(nfeatures=_CORNERS, scaleFactor=1.2, nlevels=OCTAVES, edgeThreshold=15, patchSize=31, fastThreshold=7)
 
 
 def _points(found: Sequence[Any]) -> Floats:
-    return np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+    places: Any = cv2.KeyPoint.convert(found)
+    return np.asarray(places, np.float32).reshape(-1, 2)
 
 
-def describe(plane: Plane, count: int) -> NDArray[np.void]:
-    """Return up to `count` keypoints (KEYPOINT_DTYPE) of a uint8 plane, spread over it."""
-    orb = _orb()
-    found = orb.detect(plane, None)
+def detect(plane: Plane, count: int) -> list[Any]:
+    """Return up to `count` corners (cv2.KeyPoint) of a uint8 plane, spread over it; `class_id` is their rank."""
+    found: Any = _orb().detect(plane, None)
     strength = np.array([point.response for point in found], np.float32)
-    height, width = plane.shape
-    band = np.array([point.octave // _OCTAVES for point in found], np.int64)
-    chosen = _evenly(_points(found), band, strength, (height, width), count)
-    kept, codes = orb.compute(plane, [found[number] for number in chosen])
-    if codes is None:
-        return np.empty(0, KEYPOINT_DTYPE)
+    band = np.array([point.octave for point in found], np.int64) // _OCTAVES_A_BAND
+    chosen = [found[number] for number in _evenly(_points(found), band, strength, plane.shape, count).tolist()]
+    for rank, corner in enumerate(chosen):
+        corner.class_id = rank
+    return chosen
+
+
+def _over(corner: Any, width: int) -> Any:
+    """Return a corner where it lies once a plane of this width is turned over: no second look is needed."""
+    x, y = corner.pt
+    angle = (180.0 - corner.angle) % 360.0
+    return cv2.KeyPoint(width - 1 - x, y, corner.size, angle, corner.response, corner.octave, corner.class_id)
+
+
+def describe(plane: Plane, corners: Sequence[Any]) -> NDArray[np.void]:
+    """Return the keypoints (KEYPOINT_DTYPE) of a uint8 plane at these corners, in order of their ranks."""
+    kept, codes = _orb().compute(plane, corners)
     keypoints = np.zeros(len(kept), KEYPOINT_DTYPE)
+    if not len(kept):
+        return keypoints
     keypoints["x"], keypoints["y"] = _points(kept).T * _PLACE_STEPS
+    keypoints["angle"] = np.array([corner.angle for corner in kept]) * (256 / 360) % 256
+    keypoints["octave"] = [corner.octave for corner in kept]
     keypoints["code"] = codes
-    return keypoints
+    return keypoints[np.argsort([corner.class_id for corner in kept])]
 
 
 def slopes(square: Floats) -> Floats:
@@ -145,10 +170,26 @@ def unpack_edges(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
     return edges
 
 
-def sketch(plane: Plane, count: int, *, mirrored: bool = False) -> Sketches:
-    """Return one row of SKETCH_DTYPE for a plane; `mirrored` says that the plane was turned over first."""
+def turned_over(plane: Plane) -> Plane:
+    """Return a plane as a mirror shows it."""
+    return np.ascontiguousarray(plane[:, ::-1])
+
+
+def sketch(plane: Plane, count: int) -> Sketches:
+    """Return one row of SKETCH_DTYPE for a plane."""
+    return _sketch(plane, detect(plane, count))
+
+
+def sketch_both(plane: Plane, count: int) -> Sketches:
+    """Return two rows: of a plane, and of the plane turned over."""
+    corners = detect(plane, count)
+    over = [_over(corner, plane.shape[1]) for corner in corners]
+    return np.concatenate([_sketch(plane, corners), _sketch(turned_over(plane), over, mirrored=True)])
+
+
+def _sketch(plane: Plane, corners: Sequence[Any], *, mirrored: bool = False) -> Sketches:
     row = np.zeros(1, SKETCH_DTYPE)
-    points = describe(plane, count)
+    points = describe(plane, corners)
     row["timestamp_s"] = row["until_s"] = np.nan
     row["height"], row["width"] = plane.shape
     row["count"], row["mirrored"] = len(points), mirrored

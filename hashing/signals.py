@@ -128,11 +128,15 @@ FRAME_DTYPE = np.dtype(
 MAX_QUALITY = 100
 
 # One sketched frame: local descriptors with their places, and the directions of its edges.
-# Places are in 1/64 pixel of a plane of width × height; only the first `count` keypoints count.
+# Places are in 1/64 pixel of a plane of width × height, angles in 1/256 turn, octaves in steps of
+# scale by 1.2; only the first `count` keypoints count, those first that the picture needs most.
 MAX_KEYPOINTS = 600
 GRID_SIDE = 32
 GRID_BYTES = 2 * 2 * GRID_SIDE * GRID_SIDE // 8  # two bits for each of two directions
-KEYPOINT_DTYPE = np.dtype([("x", "<u2"), ("y", "<u2"), ("code", "u1", (HASH_BYTES,))])
+OCTAVES = 8
+KEYPOINT_DTYPE = np.dtype(
+    [("x", "<u2"), ("y", "<u2"), ("angle", "u1"), ("octave", "u1"), ("code", "u1", (HASH_BYTES,))]
+)
 SKETCH_DTYPE = np.dtype(
     [
         ("timestamp_s", "<f8"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from hashing.borders import trimmed
 from hashing.classic import classic
-from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch
+from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch, sketch_both, turned_over
 from hashing.keypoints import Plane as GreyPlane
 from hashing.media import Frame, Pixels, Sampling
 from hashing.pdq import PdqHash, Plane, downsample, pdq, pdq_of_plane
@@ -91,15 +91,11 @@ class _Sketcher:
             return
         self._due_s = frame.timestamp_s + SKETCH_SPACING_S
         plane = plane_of(frame)
-        self._keep(frame, sketch(plane, QUERY_KEYPOINTS if self._query else ENROLL_KEYPOINTS))
+        rows = sketch_both(plane, QUERY_KEYPOINTS) if self._query else sketch(plane, ENROLL_KEYPOINTS)
+        rows["timestamp_s"] = rows["until_s"] = frame.timestamp_s
+        self.rows += [rows[number : number + 1] for number in range(len(rows))]
         if self._query:
-            over = np.ascontiguousarray(plane[:, ::-1])
-            self._keep(frame, sketch(over, QUERY_KEYPOINTS, mirrored=True))
-            self.planes += [plane, over]
-
-    def _keep(self, frame: Frame, row: Sketches) -> None:
-        row["timestamp_s"] = row["until_s"] = frame.timestamp_s
-        self.rows.append(row)
+            self.planes += [plane, turned_over(plane)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from hashing.signals import (
     FRAME_DTYPE,
     MAX_KEYPOINTS,
     MAX_QUALITY,
+    OCTAVES,
     PROFILES,
     SKETCH_DTYPE,
     TRANSFORMS,
@@ -127,6 +128,7 @@ def _timed(rows: Frames | Sketches) -> bool:
 def _sketched(rows: Sketches) -> bool:
     bounds = {"width": PLANE_SIDE, "height": PLANE_SIDE, "count": MAX_KEYPOINTS, "mirrored": 1}
     sized = bool((rows["width"] > 0).all() and (rows["height"] > 0).all())
+    sized &= int(rows["keypoints"]["octave"].max(initial=0)) < OCTAVES
     return sized and all(int(rows[name].max(initial=0)) <= most for name, most in bounds.items()) and _timed(rows)
 
 

@@ -112,12 +112,9 @@ class Enrolled:
     media: Media
     signals: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-<<<<<<< HEAD
+    companions: tuple[str, ...] = ()  # content_ids of its lawful originals, those of this enrolment
     held: tuple[Run, ...] = ()
     held_frames: dict[str, int] = field(default_factory=dict)
-=======
-    companions: tuple[str, ...] = ()  # content_ids of its lawful originals, those of this enrolment
->>>>>>> lawful
 
 
 def fingerprint(signal: Signal) -> str:
@@ -129,37 +126,28 @@ def fingerprint(signal: Signal) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-<<<<<<< HEAD
-def _kept(signal: Signal, bank: Bank) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which frames and sketches the bank keeps: those of its types, in the untransformed form."""
+def _kept(signal: Signal, bank: Bank) -> NDArray[np.bool_]:
+    """Return which frames are of the types that the bank keeps, in the untransformed form."""
     types = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
-    frames = (signal.frames["transform"] == 0) & types[signal.frames["profile"]]
-    return frames, (signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)
-=======
+    kept: NDArray[np.bool_] = (signal.frames["transform"] == 0) & types[signal.frames["profile"]]
+    return kept
+
+
 def wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
     """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
-    rows = signal.frames[signal.frames["transform"] == 0]
-    kept = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
-    return rows[kept[rows["profile"]]], [pair for pair in signal.exact if pair[0] in bank.signal_types]
->>>>>>> lawful
+    return signal.frames[_kept(signal, bank)], [pair for pair in signal.exact if pair[0] in bank.signal_types]
 
 
 def _new_content(submission: Submission, bank: Bank, holds: Holds) -> NewContent:
     """Return what of a submission is to be written; NothingToEnroll."""
     signal = submission.signal
-<<<<<<< HEAD
-    frames, sketches = _kept(signal, bank)
-    digests = [pair for pair in signal.exact if pair[0] in bank.signal_types]
-    if not frames.any() and not digests and not sketches.any():
-=======
-    frames, digests = wanted(signal, bank)
-    sketches = signal.sketches[(signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)]
-    if not len(frames) and not digests and not len(sketches):
->>>>>>> lawful
+    rows, digests = wanted(signal, bank)
+    sketched = (signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)
+    if not len(rows) and not digests and not sketched.any():
         raise NothingToEnroll
     return NewContent(
-        fingerprint(signal), signal.media, signal.frames[frames], digests, submission.case, submission.labels,
-        signal.sketches[sketches], holds=Holds(holds.frames[frames], holds.sketches[sketches]),
+        fingerprint(signal), signal.media, rows, digests, submission.case, submission.labels,
+        signal.sketches[sketched], holds=Holds(holds.frames[_kept(signal, bank)], holds.sketches[sketched]),
     )  # fmt: skip
 
 
@@ -250,7 +238,8 @@ def _enrolled(change: Change, bank: Bank, part: _Part, content_id: str, created:
     change.log("content.enroll", content_id, **detail, **({"held": held} if held else {}))
     return Enrolled(
         content_id, bank.name, change.revision, created, part.signal.media, counts,
-        _warnings(part.signal, part.new, part.new.holds or part.holds), found[:MAX_RUNS], held,
+        _warnings(part.signal, part.new, part.new.holds or part.holds), held=found[:MAX_RUNS],
+        held_frames=held,
     )  # fmt: skip
 
 

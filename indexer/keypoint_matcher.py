@@ -16,7 +16,7 @@ from hashing.keypoints import PAIR_DTYPE, Evidence, Pairs
 from hashing.signals import SignalType, Sketches, Transform
 from indexer.alignment import FrameMatches, Segment, align
 from indexer.banks import Bank
-from indexer.descriptors import Descriptors
+from indexer.descriptors import Descriptors, voters
 from indexer.index import Index
 from indexer.matches import Match
 from indexer.policy import POLICIES, Policy, Verdict, keypoint_score, score_probability
@@ -107,8 +107,9 @@ class KeypointMatcher:
 def _candidates(sketches: Sketches, banks: Sequence[Descriptors]) -> _Candidates:
     """Return what shares the most descriptors with each sketch, of each bank."""
     rows: list[tuple[int, int, int]] = []
-    for (number, sketch), bank in product(enumerate(sketches), banks):
-        votes = bank.vote(sketch)
+    asked = [voters(sketch) for sketch in sketches] if banks else []
+    for (number, who), bank in product(enumerate(asked), banks):
+        votes = bank.vote(who)
         best = zip(votes.votes[:CANDIDATES].tolist(), votes.sketch_pk[:CANDIDATES].tolist(), strict=True)
         rows += [(count, number, pk) for count, pk in best if count >= MIN_VOTES]
     chosen = np.array(sorted(rows, reverse=True)[:MAX_CONFIRMED], np.int64).reshape(-1, 3)

@@ -21,13 +21,16 @@ from hashing.keypoints import (
     Plane,
     confirm,
     describe,
+    detect,
     pack_sketch,
     plane_of,
     sketch,
+    sketch_both,
+    turned_over,
     unpack_sketch,
 )
 from hashing.media import Frame
-from hashing.signals import GRID_BYTES, GRID_SIDE, KEYPOINT_DTYPE, MAX_KEYPOINTS, SKETCH_DTYPE, Sketches
+from hashing.signals import GRID_BYTES, GRID_SIDE, KEYPOINT_DTYPE, MAX_KEYPOINTS, OCTAVES, SKETCH_DTYPE, Sketches
 
 Picture = NDArray[np.uint8]
 SEEDS = range(1, 7)
@@ -38,11 +41,15 @@ def known(photos: list[Picture]) -> list[Sketches]:
     return [sketch(plane_of(Frame(photo)), ENROLL_KEYPOINTS) for photo in photos]
 
 
+def described(plane: Plane, count: int) -> NDArray[np.void]:
+    return describe(plane, detect(plane, count))
+
+
 def seen(copy: Picture, reference: Sketches, *, mirrored: bool = False) -> np.void:
     """Return the evidence that a query's picture gives; `mirrored`: of its plane turned over."""
     plane = plane_of(Frame(copy))
-    plane = np.ascontiguousarray(plane[:, ::-1]) if mirrored else plane
-    evidence = confirm(plane, sketch(plane, QUERY_KEYPOINTS, mirrored=mirrored)[0], reference[0])
+    row = sketch_both(plane, QUERY_KEYPOINTS)[int(mirrored)]
+    evidence = confirm(turned_over(plane) if mirrored else plane, row, reference[0])
     assert (evidence.dtype, evidence.shape) == (EVIDENCE_DTYPE, (1,))
     row: np.void = evidence[0]
     return row
@@ -81,7 +88,7 @@ def test_a_sketch_says_of_what_it_is(photo: Picture) -> None:
     assert points["x"].max() < 512 * 64
     assert points["y"].max() < 384 * 64
     assert not np.frombuffer(row["keypoints"][250:].tobytes(), np.uint8).any()
-    assert int(sketch(plane, 10, mirrored=True)["mirrored"][0]) == 1
+    assert sketch_both(plane, 10)["mirrored"].tolist() == [0, 1]
 
 
 def cells(points: NDArray[np.void], plane: Plane) -> int:
@@ -98,10 +105,10 @@ def test_a_caption_does_not_take_all_keypoints(seed: int) -> None:
     for line in range(3):
         cv2.putText(written, "Lorem ipsum dolor sit amet, consetetur", (4, 408 + 30 * line), 0, 0.9, (0, 0, 0), 2)
     before, after = plane_of(Frame(plain)), plane_of(Frame(written))
-    points = describe(after, ENROLL_KEYPOINTS)
+    points = described(after, ENROLL_KEYPOINTS)
     assert cells(points, after) >= 40
     kept = points[points["y"] < 6 * 48 * 64]  # above the caption: 6 of 8 rows of cells
-    usual = describe(before, ENROLL_KEYPOINTS)
+    usual = described(before, ENROLL_KEYPOINTS)
     assert cells(kept, after) >= 0.9 * cells(usual[usual["y"] < 6 * 48 * 64], before)
     assert len(kept) >= 0.5 * ENROLL_KEYPOINTS
     strongest = cv2.ORB.create(nfeatures=ENROLL_KEYPOINTS).detect(after, None)
@@ -111,7 +118,7 @@ def test_a_caption_does_not_take_all_keypoints(seed: int) -> None:
 def test_keypoints_are_taken_in_turns_from_all_parts() -> None:
     noise = np.random.default_rng(5).integers(0, 256, (384, 512), dtype=np.uint8)
     for count in (1, 40, 64, 65, 200):
-        points = describe(noise, count)
+        points = described(noise, count)
         assert (len(points), cells(points, noise)) == (count, min(count, 64))
 
 
@@ -121,6 +128,30 @@ def sharing(a: np.void, b: np.void) -> float:
     near = [np.abs(ours[axis][:, None].astype(int) - theirs[axis].astype(int)) <= 128 for axis in "xy"]
     bits = np.bitwise_count(ours["code"][:, None] ^ theirs["code"]).sum(2, dtype=int)
     return float((near[0] & near[1] & (bits <= 32)).any(axis=1).mean())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_plane_turned_over_is_described_as_if_it_were_looked_at_anew(seed: int) -> None:
+    plane = plane_of(Frame(corpus.picture(seed)))
+    plain, over = sketch_both(plane, MAX_KEYPOINTS)
+    assert plain.tobytes() == sketch(plane, MAX_KEYPOINTS)[0].tobytes()
+    anew = sketch(turned_over(plane), MAX_KEYPOINTS)[0]
+    assert over["grid"].tobytes() == anew["grid"].tobytes()
+    assert sharing(over, anew) > 0.6  # not all: which are chosen depends on where a part of the picture begins
+    assert sharing(over, plain) < 0.1
+
+
+def test_keypoints_say_how_they_are_turned_and_of_what_scale_they_are() -> None:
+    plane = plane_of(Frame(corpus.picture(4, 512, 512)))
+    upright, turned = described(plane, 300), described(np.ascontiguousarray(np.rot90(plane, -1)), 300)
+    bits = np.bitwise_count(upright["code"][:, None] ^ turned["code"]).sum(2, dtype=int)
+    rows = np.flatnonzero(bits.min(1) <= 16)
+    mates = bits.argmin(1)[rows]
+    assert len(rows) > 100
+    apart = (turned["angle"][mates] - upright["angle"][rows]).astype(int)
+    assert np.mean(np.abs(apart - 64) <= 3) > 0.9  # a quarter of 256, clockwise as rows go down
+    assert np.mean(turned["octave"][mates] == upright["octave"][rows]) > 0.9
+    assert upright["octave"].max() < OCTAVES
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -306,7 +337,8 @@ def test_a_mirrored_copy_is_confirmed_on_the_plane_turned_over(photos: list[Pict
         assert evidence["inliers"] >= 8
         assert evidence["agreeing"] >= 0.8 * evidence["blocks"]
         assert evidence["edges"] > 0.5
-        assert (float(evidence["area"]), float(evidence["cover"])) == pytest.approx((1.0, 1.0), abs=0.02)
+        # Turned-over corners are others than a fresh look chooses: the map is found, not given.
+        assert (float(evidence["area"]), float(evidence["cover"])) == pytest.approx((1.0, 1.0), abs=0.05)
         assert wrong["inliers"] < 0.2 * evidence["inliers"]
 
 

@@ -22,10 +22,10 @@ from benchmarks.robustness.corpus import Split
 from benchmarks.robustness.edits import EDITS, apply
 from benchmarks.robustness.edits_base import decode
 from hashing.hasher import confirm_pairs
-from hashing.keypoints import ENROLL_KEYPOINTS, PAIR_DTYPE, QUERY_KEYPOINTS, plane_of, sketch
+from hashing.keypoints import ENROLL_KEYPOINTS, PAIR_DTYPE, QUERY_KEYPOINTS, plane_of, sketch, sketch_both, turned_over
 from hashing.media import Frame
 from hashing.signals import Sketches
-from indexer.descriptors import Descriptors
+from indexer.descriptors import Descriptors, voters
 from indexer.keypoint_matcher import CANDIDATES, MIN_VOTES
 from indexer.policy import MIN_BLOCKS, MIN_INLIERS, keypoint_features
 
@@ -57,11 +57,10 @@ def _sketch_bank(split: Split, size: int) -> None:
 def _candidates(picture: Picture) -> tuple[list[int], Floats]:
     """Return the numbers of the bank's pictures that the votes bring, and the features of each."""
     bank, plane = _banks[0], plane_of(Frame(picture))
-    planes = [plane, np.ascontiguousarray(plane[:, ::-1])]
-    rows = np.concatenate([sketch(p, QUERY_KEYPOINTS, mirrored=bool(n)) for n, p in enumerate(planes)])
+    planes, rows = [plane, turned_over(plane)], sketch_both(plane, QUERY_KEYPOINTS)
     found: list[tuple[int, int]] = []
     for number, row in enumerate(rows):
-        votes = bank.descriptors.vote(row)
+        votes = bank.descriptors.vote(voters(row))
         best = zip(votes.sketch_pk[:CANDIDATES].tolist(), votes.votes[:CANDIDATES].tolist(), strict=True)
         found += [(number, pk) for pk, count in best if count >= MIN_VOTES]
     pairs = np.zeros(len(found), PAIR_DTYPE)
