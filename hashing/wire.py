@@ -25,7 +25,7 @@ from hashing.contrast import (
 )
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
-from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
+from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, NOT_SHOWN, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
 from hashing.media import MAX_SPANS, Limits, Sampling
 from hashing.pdq import PARTS
 from hashing.signals import (
@@ -170,7 +170,7 @@ def unpack_evidence(body: bytes) -> Evidence:
     """Return the evidence of an answer of the right length; ValueError if it is out of range."""
     rows = np.frombuffer(body, EVIDENCE_DTYPE)
     _check_range(rows, EVIDENCE_RANGE)
-    if (rows["agreeing"] > rows["blocks"]).any():
+    if ((rows["agreement"] < -100) & (rows["agreement"] != NOT_SHOWN)).any():
         raise ValueError("evidence out of range")
     return rows
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from hashing.keypoints import BLOCKS_A_SIDE, NOT_SHOWN
 from hashing.signals import EXACT_BYTES, SignalType
 
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
@@ -129,32 +130,55 @@ def false_match_probability(signal_type: SignalType, distance_bits: int, pairs: 
 # edits and over the best candidates among other pictures of one corpus. Then the tail of the scores that
 # other pictures reach: log10 of the rate at score 0 for one pair of sketches, and its fall a point. Both
 # are printed by `benchmarks/robustness/keypoint_fit.py`; docs/accuracy.md names the corpus.
-_SCORE_WEIGHTS = np.array([0.664, 0.564, 0.029, 5.648, 3.276, 6.168, -0.437, 1.573])
+_SCORE_WEIGHTS = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 _SCORE_BIAS = -6.584
 _SCORE_TAIL = (-6.15, 0.289)
 
 
+def _worst(agreement: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least mean of nine blocks in a square, (n,), of agreements (n, 8, 8) with NaN where nothing is shown.
+
+    A copy agrees everywhere but under what was laid over it; another subject before the
+    same background disagrees in one place.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(agreement, (3, 3), axis=(1, 2))
+    windows = windows.reshape(len(agreement), (BLOCKS_A_SIDE - 2) ** 2, 9)
+    known = np.isfinite(windows).sum(axis=2)
+    mean = np.nansum(windows, axis=2) / np.maximum(known, 1)
+    worst: NDArray[np.float64] = np.where(known > 4, mean, 1.0).min(axis=1, initial=1.0)
+    return worst
+
+
+WORST = 6  # of the features, where the worst place stands
+
+
 def keypoint_features(evidence: NDArray[np.void]) -> NDArray[np.float64]:
-    """Return (n, 8): what the score of each row of EVIDENCE_DTYPE is a weighted sum of."""
-    inliers, spread, blocks, agreeing, ratio, edges, area = (
-        evidence[name].astype(np.float64)
-        for name in ("inliers", "spread", "blocks", "agreeing", "ratio", "edges", "area")
+    """Return (n, 9): what the score of each row of EVIDENCE_DTYPE is a weighted sum of."""
+    inliers, spread, ratio, area, cover = (
+        evidence[name].astype(np.float64) for name in ("inliers", "spread", "ratio", "area", "cover")
     )
-    many = np.log1p(blocks)
+    shown = evidence["agreement"] != NOT_SHOWN
+    agreement = np.where(shown, evidence["agreement"] / 100.0, np.nan)
+    many = np.log1p(shown.sum(axis=1))
+    edges = np.nansum(agreement, axis=1) / np.maximum(shown.sum(axis=1), 1)
+    worst = _worst(agreement.reshape(-1, BLOCKS_A_SIDE, BLOCKS_A_SIDE))
     return np.stack(
-        [
-            np.log1p(inliers), np.log1p(spread), many, agreeing / np.maximum(blocks, 1.0), np.log(ratio + 0.01),
-            edges, area, edges * many,
-        ],
+        [np.log1p(inliers), np.log1p(spread), many, np.log(ratio + 0.01), edges, edges * many, worst, area, cover],
         axis=1,
-    )  # fmt: skip
+    )
+
+
+def keypoint_enough(evidence: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Say of each row of EVIDENCE_DTYPE, (n,), whether it is evidence at all."""
+    shown = (evidence["agreement"] != NOT_SHOWN).sum(axis=1)
+    enough: NDArray[np.bool_] = (evidence["inliers"] >= MIN_INLIERS) & (shown >= MIN_BLOCKS)
+    return enough
 
 
 def keypoint_score(evidence: NDArray[np.void]) -> NDArray[np.float64]:
     """Return the score of each row of EVIDENCE_DTYPE, shape (n,)."""
     score: NDArray[np.float64] = keypoint_features(evidence) @ _SCORE_WEIGHTS + _SCORE_BIAS
-    enough = (evidence["inliers"] >= MIN_INLIERS) & (evidence["blocks"] >= MIN_BLOCKS)
-    return np.where(enough, score, -np.inf)
+    return np.where(keypoint_enough(evidence), score, -np.inf)
 
 
 def score_probability(score: float, pairs: int) -> float:

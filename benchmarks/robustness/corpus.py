@@ -97,14 +97,15 @@ def _plain(path: Path) -> Item:
 
 
 def _looked_at(path: Path) -> Item | None:
-    """Return a picture's Item, or None if it cannot be read."""
+    """Return a picture's Item, or None if it cannot be read, or has no features by which to know it again."""
     try:
         picture = load(path)
     except (OSError, ValueError):
         return None
-    bare = _plain(path)
-    thumb = resized(picture, _THUMB_SIDE, _THUMB_SIDE)
-    return Item(path, bare.sha256, bare.category, pdq(picture).codes[:1], thumb)
+    bare, hashed = _plain(path), pdq(picture)
+    if hashed.quality < MIN_QUALITY:
+        return None
+    return Item(path, bare.sha256, bare.category, hashed.codes[:1], resized(picture, _THUMB_SIDE, _THUMB_SIDE))
 
 
 def _files(folders: Iterable[Path], suffixes: frozenset[str]) -> list[Path]:
