@@ -24,6 +24,7 @@ from indexer.record import Content, Record
 
 Tell = Callable[[Tells], Told]
 Found = tuple[Content, Match]
+Words = NDArray[np.uint64]  # (n, 4): PDQ hashes
 
 MAX_RIVALS = 4  # lawful contents that one match is compared with, the surest
 MAX_TELLS = 256  # of one part of a match
@@ -83,13 +84,13 @@ def _pairs(query_s: NDArray[np.float64], segment: Segment | None, pks: NDArray[n
     return pairs
 
 
-def _codes(frames: Frames) -> NDArray[np.uint64]:
+def _codes(frames: Frames) -> Words:
     """Return PDQ hashes as words (n, 4)."""
     rows = frames[np.isin(frames["profile"], profiles_of(SignalType.PDQ)) & (frames["quality"] >= MIN_QUALITY)]
     return np.ascontiguousarray(rows["hash"]).view(np.uint64)
 
 
-def _nearest_bits(query: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
+def _nearest_bits(query: Words, known: Words) -> int:
     """Return the smallest distance between two sets of PDQ hashes, negatives too; 256 if one is empty."""
     least = 256
     for code in query:
@@ -98,13 +99,12 @@ def _nearest_bits(query: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
     return least
 
 
-def _by_hashes(signal: Signal, segment: Segment | None, content: Frames, lawful: Frames) -> dict[float, float]:
+def _by_hashes(signal: Signal, segment: Segment | None, ours: Words, theirs: Words) -> dict[float, float]:
     """Return the scores by PDQ of the query's frames in a segment, by their times."""
     rows = signal.of_type(SignalType.PDQ)
     rows = rows[rows["quality"] >= MIN_QUALITY]
     if segment is not None:
         rows = rows[_within(rows["timestamp_s"], segment.query_s)]
-    ours, theirs = _codes(content), _codes(lawful)
     if not len(rows) or not len(ours) or not len(theirs):
         return {}
     times = np.nan_to_num(rows["timestamp_s"])
@@ -189,6 +189,7 @@ class _Case:
         self._query_s = signal.sketches["timestamp_s"]
         self._tell = tell if len(signal.sketches) else None
         self._sketches = record.sketches.times(content.content_pk)
+        self._codes: dict[int, Words] = {}  # of the content and of its rivals, as far as they were asked for
 
     def rule(self, rivals: Sequence[Rival]) -> Match | Suppressed:
         """Judge the match against all its rivals."""
@@ -241,9 +242,10 @@ class _Case:
         return ToldApart(Nearer.CONTENT if absent else Nearer.UNDECIDED)
 
     def _by_hashes(self, rival: Rival, part: Segment | None) -> dict[float, float]:
-        _, ours = self._record.hashes_of(self._content.content_pk)
-        _, theirs = self._record.hashes_of(rival.content_pk)
-        return _by_hashes(self._signal, part, ours, theirs)
+        for content_pk in (self._content.content_pk, rival.content_pk):
+            if content_pk not in self._codes:
+                self._codes[content_pk] = _codes(self._record.hashes_of(content_pk)[1])
+        return _by_hashes(self._signal, part, self._codes[self._content.content_pk], self._codes[rival.content_pk])
 
     def _seen(self, laid: Sequence[tuple[_Pair, Grid]]) -> _Seen:
         """Let the worker lay the query over the content's sketches, and look where the two differ."""

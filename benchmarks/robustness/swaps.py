@@ -194,7 +194,7 @@ def main() -> None:
         "blend": str(asked.blend),
         "seed": str(asked.seed),
     } | machine()
-    print("\n".join(f"- {name}: {value}" for name, value in facts.items()), table(cases), sep="\n\n")
+    print("\n".join(f"- {name}: {value}" for name, value in (facts | machine()).items()), table(cases), sep="\n\n")
 
 
 if __name__ == "__main__":
