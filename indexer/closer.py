@@ -245,4 +245,4 @@ class CloserLook:
         pairs["query"], pairs["reference"] = chosen[:, 0], known[chosen[:, 1]]
         score = keypoint_score(confirm(pairs))
         found = _Pairs(_times(sketches[chosen[:, 0]], known[chosen[:, 1]]), score_bits(score))
-        return found.take(score >= POLICIES["default"].review_score)
+        return found.take(score >= POLICIES["default"].review.least_score)

@@ -136,12 +136,13 @@ def _confirmed(sketches: Sketches, candidates: _Candidates, located: LocatedSket
 def _judge(content: Content, found: _Confirmed, policy: Policy, compared: int) -> Match | None:
     best = int(np.argmax(found.score))
     score = float(found.score[best])
-    verdict = policy.score_verdict(score)
+    probability = score_probability(score, compared)
+    verdict = policy.score_verdict(score, probability)
     if verdict is Verdict.NO_MATCH:
         return None
-    sure = found.take(found.score >= policy.review_score)
+    sure = found.take(found.score >= policy.review.least_score)
     return Match(
         content.bank, content.content_id, verdict, SignalType.KEYPOINTS,
         _transform(found.query[best], found.evidence[best]), None, int(found.evidence["inliers"][best]),
-        score_probability(score, compared), _segments(sure),
+        probability, _segments(sure),
     )  # fmt: skip

@@ -50,13 +50,21 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Sureness:
+    """What a keypoint match has to reach: its score (log-odds), and the most that its chance to be false may be."""
+
+    least_score: float
+    most_probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How a bank answers. `match_bits` of -1 never says `match` of its own accord."""
 
     name: str
     thresholds: dict[SignalType, Threshold]
-    match_score: float  # keypoints: least scores (log-odds) of a `match` and a `review`
-    review_score: float
+    match: Sureness  # keypoints
+    review: Sureness
 
     def radius_bits(self, signal_type: SignalType) -> int:
         """Return how far a search has to look."""
@@ -77,31 +85,32 @@ class Policy:
             return Verdict.MATCH
         return Verdict.REVIEW if distance_bits <= threshold.review_bits else Verdict.NO_MATCH
 
-    def score_verdict(self, score: float) -> Verdict:
-        """Judge the score of a keypoint match."""
-        if score >= self.match_score:
+    def score_verdict(self, score: float, probability: float) -> Verdict:
+        """Judge a keypoint match by its score, and by its chance to be false, which grows with the bank."""
+        if score >= self.match.least_score and probability <= self.match.most_probability:
             return Verdict.MATCH
-        return Verdict.REVIEW if score >= self.review_score else Verdict.NO_MATCH
+        sure = score >= self.review.least_score and probability <= self.review.most_probability
+        return Verdict.REVIEW if sure else Verdict.NO_MATCH
 
 
-def _policy(
-    name: str, pdq: Threshold, phash: Threshold, dhash: Threshold, whash: Threshold, scores: tuple[float, float]
-) -> Policy:
+def _policy(name: str, pdq: Threshold, phash: Threshold, dhash: Threshold, whash: Threshold, match: Sureness,
+            review: Sureness) -> Policy:  # fmt: skip
     types = (SignalType.PDQ, SignalType.PHASH, SignalType.DHASH, SignalType.WHASH)
-    return Policy(name, dict(zip(types, (pdq, phash, dhash, whash), strict=True)), *scores)
+    return Policy(name, dict(zip(types, (pdq, phash, dhash, whash), strict=True)), match, review)
 
 
-_NEVER = math.inf
+NEVER = Sureness(math.inf, 0.0)
 POLICIES = {
     policy.name: policy
     for policy in (
-        _policy("default", Threshold(31, 46), Threshold(31, 40), Threshold(10, 18), Threshold(2, 4), (1.5, 0.0)),
-        _policy("strict", Threshold(15, 31), Threshold(15, 31), Threshold(4, 10), Threshold(0, 2), (4.0, 1.5)),
-        _policy(
-            "review-only", Threshold(-1, 46), Threshold(-1, 40), Threshold(-1, 18), Threshold(-1, 4), (_NEVER, 0.0)
-        ),
+        _policy("default", Threshold(31, 46), Threshold(31, 40), Threshold(10, 18), Threshold(2, 4),
+                Sureness(1.0, 1e-3), Sureness(0.0, 1e-2)),
+        _policy("strict", Threshold(15, 31), Threshold(15, 31), Threshold(4, 10), Threshold(0, 2),
+                Sureness(3.0, 1e-5), Sureness(1.0, 1e-3)),
+        _policy("review-only", Threshold(-1, 46), Threshold(-1, 40), Threshold(-1, 18), Threshold(-1, 4),
+                NEVER, Sureness(0.0, 1e-2)),
     )
-}
+}  # fmt: skip
 
 # log10 of the rate of false pairs at distance 0, and its growth a bit.
 _TAILS = {
@@ -130,9 +139,9 @@ def false_match_probability(signal_type: SignalType, distance_bits: int, pairs: 
 # edits and over the best candidates among other pictures of one corpus. Then the tail of the scores that
 # other pictures reach: log10 of the rate at score 0 for one pair of sketches, and its fall a point. Both
 # are printed by `benchmarks/robustness/keypoint_fit.py`; docs/accuracy.md names the corpus.
-_SCORE_WEIGHTS = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-_SCORE_BIAS = -6.584
-_SCORE_TAIL = (-6.15, 0.289)
+_SCORE_WEIGHTS = np.array([1.576, -1.321, 2.935, 1.324, 4.734, -1.256, 5.421, -1.833, -0.584])
+_SCORE_BIAS = -8.659
+_SCORE_TAIL = (-6.369, 0.636)
 
 
 def _worst(agreement: NDArray[np.float64]) -> NDArray[np.float64]:

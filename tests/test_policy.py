@@ -56,19 +56,30 @@ def test_review_only_never_says_match() -> None:
         Verdict.REVIEW, Verdict.NO_MATCH,
     }  # fmt: skip
     scores = (-math.inf, *np.linspace(-50.0, 50.0, 1001).tolist(), 1e300)
-    assert {policy.score_verdict(score) for score in scores} == {Verdict.REVIEW, Verdict.NO_MATCH}
+    assert {policy.score_verdict(score, 0.0) for score in scores} == {Verdict.REVIEW, Verdict.NO_MATCH}
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_verdicts_change_at_the_scores(name: str) -> None:
+def test_verdicts_change_at_the_scores_and_the_probabilities(name: str) -> None:
     policy = POLICIES[name]
-    assert policy.score_verdict(policy.review_score) is Verdict.REVIEW
-    assert policy.score_verdict(math.nextafter(policy.review_score, -math.inf)) is Verdict.NO_MATCH
-    assert policy.score_verdict(-math.inf) is Verdict.NO_MATCH
-    if math.isfinite(policy.match_score):
-        assert policy.match_score > policy.review_score
-        assert policy.score_verdict(policy.match_score) is Verdict.MATCH
-        assert policy.score_verdict(math.nextafter(policy.match_score, -math.inf)) is Verdict.REVIEW
+    match, review = policy.match, policy.review
+    below, above = math.nextafter(review.least_score, -math.inf), math.nextafter(review.most_probability, 1.0)
+    assert policy.score_verdict(review.least_score, review.most_probability) is Verdict.REVIEW
+    assert policy.score_verdict(below, 0.0) is Verdict.NO_MATCH
+    assert policy.score_verdict(1e300, above) is Verdict.NO_MATCH
+    assert policy.score_verdict(-math.inf, 1.0) is Verdict.NO_MATCH
+    if math.isfinite(match.least_score):
+        assert match.least_score > review.least_score
+        assert match.most_probability < review.most_probability
+        assert policy.score_verdict(match.least_score, match.most_probability) is Verdict.MATCH
+        assert policy.score_verdict(math.nextafter(match.least_score, -math.inf), 0.0) is Verdict.REVIEW
+        assert policy.score_verdict(1e300, math.nextafter(match.most_probability, 1.0)) is Verdict.REVIEW
+
+
+def test_the_same_evidence_is_less_sure_in_a_larger_bank() -> None:
+    policy, score = POLICIES["default"], 2.0
+    found = [policy.score_verdict(score, score_probability(score, 2 * pictures)) for pictures in (100, 10**5, 10**7)]
+    assert found == [Verdict.MATCH, Verdict.REVIEW, Verdict.NO_MATCH]
 
 
 def evidence(*, blocks: int = 60, agreement: float = 0.8, worst: float | None = None, **values: float) -> Evidence:

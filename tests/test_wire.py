@@ -271,7 +271,8 @@ def test_evidence_that_is_no_number_is_refused(name: str, value: float) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"inliers": MAX_KEYPOINTS + 1}, {"spread": 65}, {"ratio": -0.1}, {"ratio": 1.1}, {"area": -0.1}, {"area": 1.1},
-     {"agreement": 101}, {"agreement": -101}, {"agreement": -127}, {"cover": -0.1}, {"cover": 1.1}, {"turn_deg": 181}, {"turn_deg": -181}],
+     {"agreement": 101}, {"agreement": -101}, {"agreement": -127}, {"cover": -0.1},
+     {"cover": 1.1}, {"turn_deg": 181}, {"turn_deg": -181}],
 )  # fmt: skip
 def test_evidence_out_of_range_is_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="out of range"):
