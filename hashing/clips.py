@@ -17,13 +17,15 @@ import numpy as np
 from av.video.frame import PictureType
 
 from hashing.errors import CorruptMedia, Reason
-from hashing.media import Container, Frame, Limits, Pixels, Sampling
+from hashing.media import Container, Frame, Limits, Pixels, Sampling, Spans
 from hashing.signals import Kind
 
 ENROLL_SPACING_S = 0.1
 QUERY_SPACING_S = 0.5
 MIN_KEY_FRAMES = 3  # fewer than this, or further apart than this, and the query looks between them
 MAX_KEY_GAP_S = 10.0
+SHORT_S, SHORT_KEY_GAP_S = 60.0, 3.0  # a short video is decoded whole sooner: encoders miss the cuts of parts set in
+SEEK_BACK_S = (0.0, 3.0, 12.0, math.inf)
 DEFAULT_STEP_S = 0.04  # between frames, where the file states neither times nor a rate
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
@@ -69,6 +71,7 @@ class Clip:
         self._limits = limits
         self.reason: Reason | None = None
         self._leaning = False
+        self._start_s: float | None = None  # what the file says of its first frame
         self._av = self._open(data, container)
         self._stream = self._choose()
         stream = self._stream
@@ -104,8 +107,8 @@ class Clip:
     def _stated_duration_s(self) -> float | None:
         return float(self._av.duration) / av.time_base if self._av.duration else None
 
-    def frames(self, sampling: Sampling) -> Iterator[Frame]:
-        """Yield frames: one each 0.1 s when dense; key frames, or more if few, when sparse."""
+    def frames(self, sampling: Sampling, spans: Spans = ()) -> Iterator[Frame]:
+        """Yield frames: each 0.1 s when dense, of the spans too when close; key frames, or more if few, when sparse."""
         if self._stream is None:
             return
         if not self._limits.allow(self.width, self.height):
@@ -113,10 +116,45 @@ class Clip:
             return
         if sampling is Sampling.DENSE:
             yield from self._spaced(ENROLL_SPACING_S, self._decoded())
+        elif sampling is Sampling.CLOSE:
+            yield from self._within(spans)
         elif self._key_frames_suffice():
             yield from self._key_frames()
         else:
             yield from self._spaced(QUERY_SPACING_S, self._decoded())
+
+    def _within(self, spans: Spans) -> Iterator[Frame]:
+        """Decode from the key frame before each span; nothing where the file does not say when its frames stand."""
+        next(self._spaced(ENROLL_SPACING_S, self._decoded()), None)  # its time is where the others count from
+        for start_s, stop_s in spans or ((0.0, math.inf),):
+            for frame in self._spaced(ENROLL_SPACING_S, self._from(start_s)):
+                if frame.timestamp_s > stop_s:
+                    break
+                if frame.timestamp_s >= start_s:
+                    yield frame
+
+    def _from(self, start_s: float) -> Iterator[Any]:
+        """Yield decoded frames from a moment or before it; some containers seek too far, then from further back."""
+        if self._start_s is None:
+            return
+        for back_s in SEEK_BACK_S:
+            if not self._seek(start_s - back_s):
+                return
+            frames = self._decoded()
+            first = next(frames, None)
+            if first is None or first.time is None:
+                continue
+            if first.time - self._start_s <= start_s + 1e-3 or back_s == SEEK_BACK_S[-1]:
+                yield first
+                yield from frames
+                return
+
+    def _seek(self, time_s: float) -> bool:
+        try:
+            self._av.seek(int((time_s + (self._start_s or 0.0)) * av.time_base) if time_s > 0 else 0)
+        except _FFMPEG_ERRORS:
+            return False
+        return True
 
     def _key_frames_suffice(self) -> bool:
         """Read the packets without decoding them, and rewind."""
@@ -128,7 +166,8 @@ class Clip:
                     times.append(float(packet.pts * self._stream.time_base))
         self._rewind()
         gaps = np.diff([*sorted(times), end])
-        return len(times) >= MIN_KEY_FRAMES and bool((gaps <= MAX_KEY_GAP_S).all())
+        widest_s = MAX_KEY_GAP_S if end > SHORT_S else SHORT_KEY_GAP_S
+        return len(times) >= MIN_KEY_FRAMES and bool((gaps <= widest_s).all())
 
     def _rewind(self) -> None:
         try:
@@ -184,12 +223,12 @@ class Clip:
         """Yield frames with their seconds from the first one; a frame without a time follows the one before."""
         rate = self._stream.average_rate
         step_s = float(1 / rate) if rate else DEFAULT_STEP_S
-        start_s, time_s = None, -step_s
+        time_s = -step_s
         for frame in frames:
             time_s += step_s
             if frame.time is not None:
-                start_s = frame.time if start_s is None else start_s
-                time_s = frame.time - start_s
+                self._start_s = frame.time if self._start_s is None else self._start_s
+                time_s = frame.time - self._start_s
             yield frame, time_s
         self.duration_s = self.duration_s or max(time_s, 0.0)
 

@@ -14,7 +14,7 @@ from hashing.clips import Clip
 from hashing.contrast import TOLD_DTYPE, Contrasts, Tells, Told, contrasts, tell_apart
 from hashing.errors import MediaTooLarge, UnsupportedMedia
 from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs, Plane, confirm, plane_of
-from hashing.media import Container, Limits, Sampling, Source, sniff
+from hashing.media import Container, Limits, Sampling, Source, Spans, sniff
 from hashing.signals import Kind, Media, Signal, SignalType, Sketches
 from hashing.stills import Still
 from hashing.video import hash_frames
@@ -29,6 +29,7 @@ class Plan:
     sampling: Sampling = Sampling.SPARSE
     types: frozenset[SignalType] = DEFAULT_TYPES
     limits: Limits = Limits()  # noqa: RUF009  (frozen)
+    spans: Spans = ()  # the seconds of a close look; all if there are none
 
 
 def digests(data: bytes) -> tuple[tuple[SignalType, bytes], ...]:
@@ -58,7 +59,7 @@ def hash_pictures(data: bytes, plan: Plan) -> tuple[Signal, tuple[Plane, ...]]:
     The planes belong to the signal's sketches, one each, for `confirm_pairs`.
     """
     source = _open(data, admit(data, plan.limits), plan.limits)
-    found = hash_frames(source.frames(plan.sampling), plan.sampling, plan.types)
+    found = hash_frames(source.frames(plan.sampling, plan.spans), plan.sampling, plan.types)
     duration_s = source.duration_s if source.kind is Kind.VIDEO else None
     media = Media(source.kind, None, source.width or None, source.height or None, duration_s, found.count)
     return Signal(media, found.frames, (), source.reason, found.sketches), found.planes

@@ -21,30 +21,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.media import Frame
-from hashing.signals import GRID_BYTES, GRID_SIDE, HASH_BITS, KEYPOINT_DTYPE, MAX_KEYPOINTS, SKETCH_DTYPE, Sketches
+from hashing.signals import (
+    GRID_BYTES,
+    GRID_SIDE,
+    HASH_BITS,
+    KEYPOINT_DTYPE,
+    MAX_KEYPOINTS,
+    OCTAVES,
+    SKETCH_DTYPE,
+    Sketches,
+)
 
 PLANE_SIDE = 512  # longest side of the plane that is described
 ENROLL_KEYPOINTS, QUERY_KEYPOINTS = 300, MAX_KEYPOINTS
 GRID_PIXELS = 128  # side of the square over which edges are taken
 BLOCK = 4  # a block is so many edge directions wide and high
+BLOCKS_A_SIDE = GRID_SIDE // BLOCK
+BLOCKS = BLOCKS_A_SIDE**2
+NOT_SHOWN = -128  # of a block that the query does not show, or that has no edges in either picture
 
 EVIDENCE_DTYPE = np.dtype(
     [
         ("inliers", "<u2"),  # one to one, counted once a place
         ("spread", "<u2"),  # of 64 parts of the reference, how many have an inlier
-        ("blocks", "<u2"),  # of 64 blocks, how many have edges and lie in the overlap
-        ("agreeing", "<u2"),  # of these, how many agree
         ("ratio", "<f4"),  # inliers a keypoint in the overlap
-        ("edges", "<f4"),  # mean agreement of the blocks' edges, -1 to 1
         ("area", "<f4"),  # share of the reference that the query shows
         ("cover", "<f4"),  # share of the query that shows it
         ("turn_deg", "<f4"),  # by how much the copy is turned, clockwise (a mirrored one: once it is turned over)
+        ("agreement", "i1", (BLOCKS,)),  # of the edges of each block of the reference, in hundredths, or NOT_SHOWN
     ]
 )
-BLOCKS = (GRID_SIDE // BLOCK) ** 2
 EVIDENCE_RANGE = {
-    "inliers": (0, MAX_KEYPOINTS), "spread": (0, BLOCKS), "blocks": (0, BLOCKS), "agreeing": (0, BLOCKS),
-    "ratio": (0, 1), "edges": (-1, 1), "area": (0, 1), "cover": (0, 1), "turn_deg": (-180, 180),
+    "inliers": (0, MAX_KEYPOINTS), "spread": (0, BLOCKS), "ratio": (0, 1), "area": (0, 1), "cover": (0, 1),
+    "turn_deg": (-180, 180), "agreement": (NOT_SHOWN, 100),
 }  # fmt: skip
 # A query's sketch, by its number, and a reference's that it may show.
 PAIR_DTYPE = np.dtype([("query", "<u4"), ("reference", SKETCH_DTYPE)])
@@ -56,13 +65,13 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 _PLACE_STEPS = 64
-_BANDS, _OCTAVES = 3, 3  # ORB's eight octaves as bands of scale: a copy may be much smaller or larger
+_BANDS, _OCTAVES_A_BAND = 3, 3  # of scale: a copy may be much smaller or larger
 _CORNERS = 10_000  # to choose from; of few, a caption has the most
+_FEWEST_EDGES = 6  # of the 32 edge directions of a block; of fewer, nothing can be said
 _EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
 _MAX_MATCH_BITS = 64
 _REPROJECTION_PX = 8.0
 _MIN_SCALE, _MAX_SCALE, _MAX_SHEAR = 0.08, 12.0, 2.2
-_CELLS = GRID_SIDE // BLOCK
 _MIN_PAIRS = 5
 _MIN_PLACED = 6  # inliers at different places; fewer fit any two pictures
 
@@ -81,7 +90,11 @@ def plane_of(frame: Frame) -> Plane:
 def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, int], count: int) -> NDArray[np.int64]:
     """Choose up to `count`: the strongest of each part and scale of the picture, then the second strongest, …"""
     height, width = shape
-    part = ((places[:, 1] * _CELLS // height) * _CELLS + places[:, 0] * _CELLS // width) * _BANDS + band
+    down, across = (
+        (places[:, 1] * BLOCKS_A_SIDE).astype(np.int64) // height,
+        (places[:, 0] * BLOCKS_A_SIDE).astype(np.int64) // width,
+    )
+    part = (down * BLOCKS_A_SIDE + across) * _BANDS + band
     order = np.lexsort((-strength, part))
     first = np.r_[True, part[order][1:] != part[order][:-1]]
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
@@ -91,28 +104,43 @@ def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, in
 
 def _orb() -> Any:
     make: Any = cv2.ORB.create
-    return make(nfeatures=_CORNERS, scaleFactor=1.2, nlevels=8, edgeThreshold=15, patchSize=31, fastThreshold=7)
+    return make(nfeatures=_CORNERS, scaleFactor=1.2, nlevels=OCTAVES, edgeThreshold=15, patchSize=31, fastThreshold=7)
 
 
 def _points(found: Sequence[Any]) -> Floats:
-    return np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+    places: Any = cv2.KeyPoint.convert(found)
+    return np.asarray(places, np.float32).reshape(-1, 2)
 
 
-def describe(plane: Plane, count: int) -> NDArray[np.void]:
-    """Return up to `count` keypoints (KEYPOINT_DTYPE) of a uint8 plane, spread over it."""
-    orb = _orb()
-    found = orb.detect(plane, None)
+def detect(plane: Plane, count: int) -> list[Any]:
+    """Return up to `count` corners (cv2.KeyPoint) of a uint8 plane, spread over it; `class_id` is their rank."""
+    found: Any = _orb().detect(plane, None)
     strength = np.array([point.response for point in found], np.float32)
-    height, width = plane.shape
-    band = np.array([point.octave // _OCTAVES for point in found], np.int64)
-    chosen = _evenly(_points(found), band, strength, (height, width), count)
-    kept, codes = orb.compute(plane, [found[number] for number in chosen])
-    if codes is None:
-        return np.empty(0, KEYPOINT_DTYPE)
+    band = np.array([point.octave for point in found], np.int64) // _OCTAVES_A_BAND
+    chosen = [found[number] for number in _evenly(_points(found), band, strength, plane.shape, count).tolist()]
+    for rank, corner in enumerate(chosen):
+        corner.class_id = rank
+    return chosen
+
+
+def _over(corner: Any, width: int) -> Any:
+    """Return a corner where it lies once a plane of this width is turned over: no second look is needed."""
+    x, y = corner.pt
+    angle = (180.0 - corner.angle) % 360.0
+    return cv2.KeyPoint(width - 1 - x, y, corner.size, angle, corner.response, corner.octave, corner.class_id)
+
+
+def describe(plane: Plane, corners: Sequence[Any]) -> NDArray[np.void]:
+    """Return the keypoints (KEYPOINT_DTYPE) of a uint8 plane at these corners, in order of their ranks."""
+    kept, codes = _orb().compute(plane, corners)
     keypoints = np.zeros(len(kept), KEYPOINT_DTYPE)
+    if not len(kept):
+        return keypoints
     keypoints["x"], keypoints["y"] = _points(kept).T * _PLACE_STEPS
+    keypoints["angle"] = np.array([corner.angle for corner in kept]) * (256 / 360) % 256
+    keypoints["octave"] = [corner.octave for corner in kept]
     keypoints["code"] = codes
-    return keypoints
+    return keypoints[np.argsort([corner.class_id for corner in kept])]
 
 
 def slopes(square: Floats) -> Floats:
@@ -145,10 +173,26 @@ def unpack_edges(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
     return edges
 
 
-def sketch(plane: Plane, count: int, *, mirrored: bool = False) -> Sketches:
-    """Return one row of SKETCH_DTYPE for a plane; `mirrored` says that the plane was turned over first."""
+def turned_over(plane: Plane) -> Plane:
+    """Return a plane as a mirror shows it."""
+    return np.ascontiguousarray(plane[:, ::-1])
+
+
+def sketch(plane: Plane, count: int) -> Sketches:
+    """Return one row of SKETCH_DTYPE for a plane."""
+    return _sketch(plane, detect(plane, count))
+
+
+def sketch_both(plane: Plane, count: int) -> Sketches:
+    """Return two rows: of a plane, and of the plane turned over."""
+    corners = detect(plane, count)
+    over = [_over(corner, plane.shape[1]) for corner in corners]
+    return np.concatenate([_sketch(plane, corners), _sketch(turned_over(plane), over, mirrored=True)])
+
+
+def _sketch(plane: Plane, corners: Sequence[Any], *, mirrored: bool = False) -> Sketches:
     row = np.zeros(1, SKETCH_DTYPE)
-    points = describe(plane, count)
+    points = describe(plane, corners)
     row["timestamp_s"] = row["until_s"] = np.nan
     row["height"], row["width"] = plane.shape
     row["count"], row["mirrored"] = len(points), mirrored
@@ -216,26 +260,44 @@ def _once(places: NDArray[Any], step: float) -> int:
     return len(np.unique((places // step).astype(np.int64), axis=0))
 
 
-def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[int, int, float, float]:
-    """Lay the plane over the reference; return blocks with edges, those that agree, mean agreement, area."""
-    scale = np.diag([GRID_PIXELS / reference["width"], GRID_PIXELS / reference["height"], 1.0])
-    size = (GRID_PIXELS, GRID_PIXELS)
-    laid = cv2.warpPerspective(plane.astype(np.float32), scale @ matrix, size, flags=cv2.INTER_AREA)
-    shown = cv2.warpPerspective(np.ones(plane.shape, np.float32), scale @ matrix, size) > 0.99
+def scaled(across: float, down: float) -> Map:
+    """Return the map that makes a picture larger: places count from the middle of the first pixel."""
+    return np.array([[across, 0.0, across / 2 - 0.5], [0.0, down, down / 2 - 0.5], [0.0, 0.0, 1.0]])
+
+
+def laid(plane: Plane, matrix: Map, reference: np.void, finer: int = 2) -> tuple[Floats, NDArray[np.bool_]]:
+    """Lay a plane over a reference; return its slopes (2, 32, 32), and which of those the plane shows (32, 32).
+
+    A warp alone takes single pixels of a larger picture; the mean of `finer` ones does not flicker.
+    """
+    fine, square = finer * GRID_PIXELS, (GRID_PIXELS, GRID_PIXELS)
+    through = scaled(fine / float(reference["width"]), fine / float(reference["height"])) @ matrix
+    over = cv2.resize(cv2.warpPerspective(plane, through, (fine, fine)), square, interpolation=cv2.INTER_AREA)
+    covered = cv2.warpPerspective(np.full(plane.shape, 255, np.uint8), through, (fine, fine))
+    shown = cv2.resize(covered, square, interpolation=cv2.INTER_AREA) >= 253
     whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
-    ours = _edges(np.where(shown, laid, np.float32(0.0))) * whole
-    theirs = unpack_edges(reference["grid"]) * whole
-    side = GRID_SIDE // BLOCK
+    return slopes(np.where(shown, over, 0).astype(np.float32)), whole
 
-    def blocks(values: NDArray[np.int8]) -> NDArray[np.float64]:
-        summed: NDArray[np.float64] = values.astype(np.float64).sum(0).reshape(side, BLOCK, side, BLOCK).sum((1, 3))
-        return summed
 
-    there, here = blocks(theirs * theirs), blocks(ours * ours)
-    used = (there >= 6) & (whole.reshape(side, BLOCK, side, BLOCK).sum((1, 3)) >= BLOCK * BLOCK // 2)
-    agreement = (blocks(ours * theirs) / np.sqrt(np.maximum(there * here, 1.0)))[used]
-    mean = float(agreement.mean()) if len(agreement) else 0.0
-    return int(used.sum()), int((agreement > 0.5).sum()), mean, float(whole.mean())
+def _blocks(values: NDArray[Any]) -> Floats:
+    """Return the sums over each block, (8, 8), of values (…, 32, 32)."""
+    summed: Floats = values.reshape(-1, BLOCKS_A_SIDE, BLOCK, BLOCKS_A_SIDE, BLOCK).sum((0, 2, 4), dtype=np.float32)
+    return summed
+
+
+def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[NDArray[np.int8], float]:
+    """Lay the plane over the reference; return the agreement of each block, and the share that is shown.
+
+    Where only one of the two has edges, they disagree: another subject may be plain.
+    """
+    values, whole = laid(plane, matrix, reference)
+    ours = (sharp(values) * whole).astype(np.int8)
+    theirs = (unpack_edges(reference["grid"]) * whole).astype(np.int8)
+    here, there = _blocks(np.abs(ours)), _blocks(np.abs(theirs))
+    most = np.maximum(here, there)
+    share = _blocks(ours * theirs) / np.maximum(np.maximum(np.sqrt(here * there), most / 2), 1.0)
+    used = (most >= _FEWEST_EDGES) & (_blocks(whole) >= BLOCK * BLOCK / 2)
+    return np.where(used, np.round(100 * share), NOT_SHOWN).astype(np.int8).ravel(), float(whole.mean())
 
 
 def place(query: np.void, reference: np.void) -> Map | None:
@@ -250,9 +312,16 @@ def place(query: np.void, reference: np.void) -> Map | None:
     return found[0]
 
 
+def no_evidence() -> NDArray[np.void]:
+    """Return the row of EVIDENCE_DTYPE of a picture that shows nothing of a reference."""
+    evidence = np.zeros(1, EVIDENCE_DTYPE)
+    evidence["agreement"] = NOT_SHOWN
+    return evidence
+
+
 def confirm(plane: Plane, query: np.void, reference: np.void) -> NDArray[np.void]:
     """Return one row of EVIDENCE_DTYPE: how well a picture (its plane and sketch) shows a reference's sketch."""
-    evidence = np.zeros(1, EVIDENCE_DTYPE)
+    evidence = no_evidence()
     points, known = query["keypoints"][: query["count"]], reference["keypoints"][: reference["count"]]
     width, height = int(reference["width"]), int(reference["height"])
     if min(len(points), len(known)) < _MIN_PAIRS or not width or not height:
@@ -266,11 +335,11 @@ def confirm(plane: Plane, query: np.void, reference: np.void) -> NDArray[np.void
     ours = _inside(_places(points), matrix, width, height)
     theirs = _inside(_places(known), np.linalg.inv(matrix), int(query["width"]), int(query["height"]))
     evidence["inliers"] = inliers
-    evidence["spread"] = min(_once(target[agree] * _CELLS / np.array([width, height], np.float32), 1.0), BLOCKS)
+    evidence["spread"] = min(_once(target[agree] * BLOCKS_A_SIDE / np.array([width, height], np.float32), 1.0), BLOCKS)
     evidence["ratio"] = min(inliers / max(min(ours, theirs), 1), 1.0)
     evidence["turn_deg"] = -np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
-    blocks, agreeing, mean, area = _compare(plane, matrix, reference)
-    evidence["blocks"], evidence["agreeing"], evidence["edges"], evidence["area"] = blocks, agreeing, mean, area
+    evidence["agreement"], area = _compare(plane, matrix, reference)
+    evidence["area"] = area
     corners = np.array([[[0, 0], [width, 0], [width, height], [0, height]]], np.float32)
     laid = float(cv2.contourArea(cv2.perspectiveTransform(corners, np.linalg.inv(matrix))[0]))
     evidence["cover"] = min(area * laid / plane.size, 1.0) if np.isfinite(laid) else 0.0

@@ -59,6 +59,11 @@ class Sampling(StrEnum):
 
     DENSE = "dense"  # enrolment
     SPARSE = "sparse"  # query
+    CLOSE = "close"  # of a query in which something was found, some seconds, as closely as an enrolment
+
+
+Spans = tuple[tuple[float, float], ...]  # seconds, from and to, in order; at most
+MAX_SPANS = 8
 
 
 class Source(Protocol):
@@ -70,8 +75,8 @@ class Source(Protocol):
     duration_s: float | None
     reason: Reason | None
 
-    def frames(self, sampling: Sampling) -> Iterator[Frame]:
-        """Yield the pictures to hash, in order of time."""
+    def frames(self, sampling: Sampling, spans: Spans = ()) -> Iterator[Frame]:
+        """Yield the pictures to hash, in order of time; when close, those of some seconds, or more."""
         ...
 
 

@@ -28,17 +28,26 @@ Plane = NDArray[np.float32]
 PLANE_SIDE = 64
 BLOCK_SIDE = 16
 MIN_SIDE = 5  # the reference answers "quality 0" below this
+PARTS = 8  # the picture is cut into so many parts a side, to tell which are bare
+NOISE = 4.0  # of a coefficient, in grey levels of the orthonormal DCT: what strong JPEG and grain change
+FLAT_LEVELS = 8.0  # a part of the plane that spans fewer grey levels is bare
 _ROWS_A_SLICE = 4
 _LOWER_MEDIAN = BLOCK_SIDE * BLOCK_SIDE // 2 - 1  # the reference's Torben median of 256 values
 
 
 @dataclass(frozen=True, slots=True)
 class PdqHash:
-    """`codes` is uint8 (8, 32): row i is the hash under TRANSFORMS[i]. `plane` is (64, 64) luma."""
+    """`codes` is uint8 (8, 32): row i is the hash under TRANSFORMS[i]. `plane` is (64, 64) luma.
+
+    `unsure` says how many bits of the hash hang on noise, 0 to 255 (see `unsure_bits`), and `bare`
+    how many of 64 parts of the picture have nothing in them.
+    """
 
     codes: Codes
     quality: int
     plane: Plane
+    unsure: int
+    bare: int
 
 
 def _windows(at: NDArray[np.int64], side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -135,6 +144,23 @@ def quality_of(plane: Plane) -> int:
     return min(int(np.abs(down).sum() + np.abs(right).sum()) // 90, 100)
 
 
+def unsure_bits(block: NDArray[np.float64]) -> int:
+    """Return how many of the 256 bits would turn by noise: coefficients next to the median. At most 255.
+
+    A picture that varies in one direction only, or that is its own mirror image, has half of its
+    coefficients at nothing: bars, ramps, checkerboards, grids, rings.
+    """
+    flat = block.ravel()
+    median = np.partition(flat, _LOWER_MEDIAN)[_LOWER_MEDIAN]
+    return min(int((np.abs(flat - median) <= NOISE).sum()), 255)
+
+
+def bare_parts(plane: Plane) -> int:
+    """Return how many of the plane's 64 parts are flat: nearly all, where there is only a caption or a logo."""
+    parts = plane.reshape(PARTS, PLANE_SIDE // PARTS, PARTS, PLANE_SIDE // PARTS)
+    return int(((parts.max(axis=(1, 3)) - parts.min(axis=(1, 3))) < FLAT_LEVELS).sum())
+
+
 def symmetries(block: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (8, 16, 16): the DCT block of the picture under each of TRANSFORMS, in that order."""
     turned = block.T
@@ -163,13 +189,14 @@ def pdq(picture: Picture) -> PdqHash:
     """Hash one picture, uint8 (h, w) or (h, w, 3) RGB, on all of its pixels."""
     if min(picture.shape[:2]) < MIN_SIDE:
         blank = np.zeros((PLANE_SIDE, PLANE_SIDE), np.float32)
-        return PdqHash(np.zeros((8, HASH_BYTES), np.uint8), 0, blank)
+        return PdqHash(np.zeros((8, HASH_BYTES), np.uint8), 0, blank, 255, PARTS * PARTS)
     return pdq_of_plane(downsample(picture))
 
 
 def pdq_of_plane(plane: Plane) -> PdqHash:
     """Hash an already filtered (64, 64) luma plane."""
-    return PdqHash(bits_of(symmetries(_DCT @ plane @ _DCT.T)), quality_of(plane), plane)
+    block = _DCT @ plane @ _DCT.T
+    return PdqHash(bits_of(symmetries(block)), quality_of(plane), plane, unsure_bits(block), bare_parts(plane))
 
 
 def pdq_512(picture: Picture) -> PdqHash:

@@ -153,6 +153,19 @@ class Opened:
             raise
         self.signal = with_digests(found, exact)
 
+    def look(self, data: bytes, plan: Plan) -> Signal:
+        """Hash the media once more, as another plan asks; a MediaError if the worker fails."""
+        if self._worker is None or not self.sound:
+            raise UnhashableMedia(Reason.DECODER_CRASHED)
+        self.sound = False
+        try:
+            self._worker.send(data, plan)
+            found = self._worker.receive(plan)
+        except _Failed as failure:
+            raise UnhashableMedia(failure.reason) from failure
+        self.sound = True
+        return found
+
     def confirm(self, pairs: Pairs) -> Evidence:
         """Return the evidence (EVIDENCE_DTYPE) for pairs of sketches; UnhashableMedia if the worker fails."""
         return self._asked(_Worker.confirm, pairs) if len(pairs) else np.empty(0, EVIDENCE_DTYPE)

@@ -110,13 +110,16 @@ INVERSE = {transform: transform for transform in TRANSFORMS} | {
 }
 
 # One hashed frame. `until_s` is when the next different frame was seen: a still scene is
-# one row. Stills have NaN times.
+# one row. Stills have NaN times. `unsure` and `bare` (hashing.pdq) say how much of the hash is
+# noise and of the picture empty; 0 where nobody saw the picture.
 FRAME_DTYPE = np.dtype(
     [
         ("profile", "u1"),
         ("view", "u1"),
         ("transform", "u1"),
         ("quality", "u1"),
+        ("unsure", "u1"),
+        ("bare", "u1"),
         ("timestamp_s", "<f8"),
         ("until_s", "<f8"),
         ("hash", "u1", (HASH_BYTES,)),
@@ -125,11 +128,15 @@ FRAME_DTYPE = np.dtype(
 MAX_QUALITY = 100
 
 # One sketched frame: local descriptors with their places, and the directions of its edges.
-# Places are in 1/64 pixel of a plane of width × height; only the first `count` keypoints count.
+# Places are in 1/64 pixel of a plane of width × height, angles in 1/256 turn, octaves in steps of
+# scale by 1.2; only the first `count` keypoints count, those first that the picture needs most.
 MAX_KEYPOINTS = 600
 GRID_SIDE = 32
 GRID_BYTES = 2 * 2 * GRID_SIDE * GRID_SIDE // 8  # two bits for each of two directions
-KEYPOINT_DTYPE = np.dtype([("x", "<u2"), ("y", "<u2"), ("code", "u1", (HASH_BYTES,))])
+OCTAVES = 8
+KEYPOINT_DTYPE = np.dtype(
+    [("x", "<u2"), ("y", "<u2"), ("angle", "u1"), ("octave", "u1"), ("code", "u1", (HASH_BYTES,))]
+)
 SKETCH_DTYPE = np.dtype(
     [
         ("timestamp_s", "<f8"),

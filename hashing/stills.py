@@ -19,7 +19,7 @@ import pillow_heif
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from hashing.errors import CorruptMedia, Reason
-from hashing.media import Frame, Limits, Pixels, Sampling
+from hashing.media import Frame, Limits, Pixels, Sampling, Spans
 from hashing.signals import Kind
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Still:
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
-    def frames(self, sampling: Sampling) -> Iterator[Frame]:
+    def frames(self, sampling: Sampling, spans: Spans = ()) -> Iterator[Frame]:
         """Yield the pictures; the sampling does not matter, since all have to be decoded."""
         if not self._limits.allow(self.width, self.height):
             self.reason = Reason.TOO_MANY_PIXELS

@@ -12,7 +12,7 @@ import numpy as np
 
 from hashing.borders import trimmed
 from hashing.classic import classic
-from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch
+from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch, sketch_both, turned_over
 from hashing.keypoints import Plane as GreyPlane
 from hashing.media import Frame, Pixels, Sampling
 from hashing.pdq import PdqHash, Plane, downsample, pdq, pdq_of_plane
@@ -32,6 +32,7 @@ from hashing.signals import (
 )
 
 SKETCH_SPACING_S = 1.0  # sketches are thinner than hashes: each weighs as much as three hundred
+CLOSE_SKETCH_SPACING_S = 0.3
 MAX_SKETCHES = 4000
 MAX_QUERY_SKETCHES = 48
 NEAR_BITS = 4  # PDQ distances of unmoving, re-encoded frames; a copy still lies within reach
@@ -49,7 +50,7 @@ def _rows(view: View, frame: Frame, hashed: PdqHash, forms: int) -> Frames:
     rows["profile"] = PROFILE_OF_TYPE[SignalType.PDQ]
     rows["view"] = VIEWS.index(view)
     rows["transform"] = np.arange(forms)
-    rows["quality"] = hashed.quality
+    rows["quality"], rows["unsure"], rows["bare"] = hashed.quality, hashed.unsure, hashed.bare
     rows["timestamp_s"] = rows["until_s"] = frame.timestamp_s
     rows["hash"] = hashed.codes[:forms]
     return rows
@@ -80,26 +81,45 @@ class _Sketcher:
     """Sketches frames that are far enough apart; at a query mirrored as well, and keeping their planes."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self._query = sampling is Sampling.SPARSE
+        self._query = sampling is not Sampling.DENSE
+        self._spacing_s = CLOSE_SKETCH_SPACING_S if sampling is Sampling.CLOSE else SKETCH_SPACING_S
         self._due_s = -math.inf
         self.rows: list[Sketches] = []
         self.planes: list[GreyPlane] = []
 
     def add(self, frame: Frame) -> None:
-        most = 2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES
-        if frame.timestamp_s < self._due_s or len(self.rows) >= most:
+        if frame.timestamp_s < self._due_s:
             return
-        self._due_s = frame.timestamp_s + SKETCH_SPACING_S
+        if len(self.rows) >= (2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES):
+            self._thin()
+            if not frame.timestamp_s >= self.rows[-1]["timestamp_s"][0] + self._spacing_s:
+                return
+        self._due_s = frame.timestamp_s + self._spacing_s
         plane = plane_of(frame)
-        self._keep(frame, sketch(plane, QUERY_KEYPOINTS if self._query else ENROLL_KEYPOINTS))
+        rows = sketch_both(plane, QUERY_KEYPOINTS) if self._query else sketch(plane, ENROLL_KEYPOINTS)
+        rows["timestamp_s"] = rows["until_s"] = frame.timestamp_s
+        self.rows += [rows[number : number + 1] for number in range(len(rows))]
         if self._query:
-            over = np.ascontiguousarray(plane[:, ::-1])
-            self._keep(frame, sketch(over, QUERY_KEYPOINTS, mirrored=True))
-            self.planes += [plane, over]
+            self.planes += [plane, turned_over(plane)]
 
-    def _keep(self, frame: Frame, row: Sketches) -> None:
-        row["timestamp_s"] = row["until_s"] = frame.timestamp_s
-        self.rows.append(row)
+    def _thin(self) -> None:
+        """Keep every other one, so that what is kept is spread over all that is seen."""
+        self._spacing_s *= 2
+        if self._query:  # each stands twice: as it is, and mirrored
+            kept = [place for place in range(len(self.rows)) if place % 4 < 2]
+            self.planes = [self.planes[place] for place in kept]
+        else:
+            kept = list(range(0, len(self.rows), 2))
+        self.rows = [self.rows[place] for place in kept]
+        self._due_s = float(self.rows[-1]["timestamp_s"][0]) + self._spacing_s
+
+    def hold(self, since_s: float, frame: Frame) -> None:
+        """Take note that what was seen first at `since_s` still stands: it is sketched, or will be in its turn."""
+        if self.rows and not self.rows[-1]["timestamp_s"][0] < since_s:  # stills have no time
+            for row in self.rows[-2 if self._query else -1 :]:
+                row["until_s"] = frame.timestamp_s
+        else:
+            self.add(frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +134,7 @@ class Hashed:
 
 def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[SignalType]) -> Hashed:
     """Hash frames one by one, in order of time; a picture is dropped as soon as its rows are made."""
-    forms = len(TRANSFORMS) if sampling is Sampling.SPARSE else 1
+    forms = 1 if sampling is Sampling.DENSE else len(TRANSFORMS)
     sketcher = _Sketcher(sampling) if SignalType.KEYPOINTS in types else None
     kept: list[Frames] = []
     count = 0
@@ -123,6 +143,8 @@ def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[Si
         whole = _pdq(frame, frame.pixels)
         if kept and distance(bytes(kept[-1][0]["hash"]), bytes(whole.codes[0])) <= NEAR_BITS:
             kept[-1]["until_s"] = frame.timestamp_s
+            if sketcher is not None:
+                sketcher.hold(float(kept[-1]["timestamp_s"][0]), frame)
             continue
         kept.append(_views(frame, whole, forms, types))
         if sketcher is not None:

@@ -25,12 +25,14 @@ from hashing.contrast import (
 )
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
-from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
-from hashing.media import Limits, Sampling
+from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, NOT_SHOWN, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
+from hashing.media import MAX_SPANS, Limits, Sampling
+from hashing.pdq import PARTS
 from hashing.signals import (
     FRAME_DTYPE,
     MAX_KEYPOINTS,
     MAX_QUALITY,
+    OCTAVES,
     PROFILES,
     SKETCH_DTYPE,
     TRANSFORMS,
@@ -44,7 +46,7 @@ from hashing.signals import (
 )
 from hashing.video import MAX_QUERY_SKETCHES, MAX_SKETCHES
 
-REQUEST = struct.Struct("<4sBIQQdIId")
+REQUEST = struct.Struct(f"<4sBIQQdIId{2 * MAX_SPANS}d")
 CONFIRM = struct.Struct(f"<4sI{REQUEST.size - 8}x")  # as long as a request
 LAY = struct.Struct(f"<4sIQ{REQUEST.size - 16}x")
 ANSWER = struct.Struct("<4sBBBIIdIII")
@@ -61,20 +63,25 @@ def pack_request(plan: Plan, size_bytes: int) -> bytes:
     """Return the header that precedes the media's bytes."""
     mask = sum(1 << number for number, kind in enumerate(_TYPES) if kind in plan.types)
     limits = plan.limits
+    if len(plan.spans) > MAX_SPANS:
+        raise ValueError("more spans than a request can hold")
+    spans = [edge for span in plan.spans for edge in span]
     return REQUEST.pack(
         _ASK, _SAMPLINGS.index(plan.sampling), mask, size_bytes, limits.max_pixels,
         limits.max_duration_s, limits.max_frames, limits.max_stills, limits.timeout_s,
+        *spans, *[math.nan] * (2 * MAX_SPANS - len(spans)),
     )  # fmt: skip
 
 
 def unpack_request(header: bytes) -> tuple[Plan, int]:
     """Return the plan, and how many bytes of media follow."""
-    magic, sampling, mask, size, pixels, duration, frames, stills, timeout = REQUEST.unpack(header)
+    magic, sampling, mask, size, pixels, duration, frames, stills, timeout, *edges = REQUEST.unpack(header)
     if magic != _ASK:
         raise ValueError("not a request")
     limits = Limits(size, pixels, duration, frames, stills, timeout)
     types = frozenset(kind for number, kind in enumerate(_TYPES) if mask >> number & 1)
-    return Plan(_SAMPLINGS[sampling], types, limits), size
+    spans = tuple((a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if not math.isnan(a))
+    return Plan(_SAMPLINGS[sampling], types, limits, spans), size
 
 
 def pack_signal(signal: Signal) -> bytes:
@@ -112,8 +119,11 @@ def bytes_announced(header: bytes, limits: Limits) -> int:
 
 
 def _in_range(rows: Frames) -> bool:
-    bounds = {"profile": len(PROFILES), "view": len(VIEWS), "transform": len(TRANSFORMS), "quality": MAX_QUALITY + 1}
-    return all(int(rows[name].max(initial=0)) < bound for name, bound in bounds.items()) and _timed(rows)
+    most = {
+        "profile": len(PROFILES) - 1, "view": len(VIEWS) - 1, "transform": len(TRANSFORMS) - 1, "quality": MAX_QUALITY,
+        "bare": PARTS * PARTS,
+    }  # fmt: skip
+    return all(int(rows[name].max(initial=0)) <= bound for name, bound in most.items()) and _timed(rows)
 
 
 def _timed(rows: Frames | Sketches) -> bool:
@@ -123,6 +133,7 @@ def _timed(rows: Frames | Sketches) -> bool:
 def _sketched(rows: Sketches) -> bool:
     bounds = {"width": PLANE_SIDE, "height": PLANE_SIDE, "count": MAX_KEYPOINTS, "mirrored": 1}
     sized = bool((rows["width"] > 0).all() and (rows["height"] > 0).all())
+    sized &= int(rows["keypoints"]["octave"].max(initial=0)) < OCTAVES
     return sized and all(int(rows[name].max(initial=0)) <= most for name, most in bounds.items()) and _timed(rows)
 
 
@@ -159,7 +170,7 @@ def unpack_evidence(body: bytes) -> Evidence:
     """Return the evidence of an answer of the right length; ValueError if it is out of range."""
     rows = np.frombuffer(body, EVIDENCE_DTYPE)
     _check_range(rows, EVIDENCE_RANGE)
-    if (rows["agreeing"] > rows["blocks"]).any():
+    if ((rows["agreement"] < -100) & (rows["agreement"] != NOT_SHOWN)).any():
         raise ValueError("evidence out of range")
     return rows
 

@@ -7,8 +7,10 @@ twice in a bank is one content: it gets its first `content_id` again.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hashing.errors import InvalidHash, Reason, UnhashableMedia
 from hashing.signals import (
@@ -31,10 +33,14 @@ from hashing.signals import (
 )
 from indexer.banks import Bank
 from indexer.errors import NothingToEnroll
+from indexer.guarding import Guard
+from indexer.guards import MAX_RUNS, NUMBERS, Hold, Holds, Run, runs, totals
 from indexer.index import Index
 from indexer.policy import MIN_QUALITY
 from indexer.record import NewContent, Record
 from indexer.store import Change
+
+HELD_WARNING = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,12 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What an enrolment came to. `warnings` say what will not be found, by the word of its Reason."""
+    """What an enrolment came to.
+
+    `warnings` say what will not be found: the word of a Reason, or `held` if the guards hold
+    every frame. `held` says which frames are, and why; at most MAX_RUNS, in order of time.
+    `held_frames` counts all of them by reason.
+    """
 
     content_id: str
     bank: str
@@ -102,6 +113,8 @@ class Enrolled:
     signals: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()  # content_ids of its lawful originals, those of this enrolment
+    held: tuple[Run, ...] = ()
+    held_frames: dict[str, int] = field(default_factory=dict)
 
 
 def fingerprint(signal: Signal) -> str:
@@ -113,31 +126,44 @@ def fingerprint(signal: Signal) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _kept(signal: Signal, bank: Bank) -> NDArray[np.bool_]:
+    """Return which frames are of the types that the bank keeps, in the untransformed form."""
+    types = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
+    kept: NDArray[np.bool_] = (signal.frames["transform"] == 0) & types[signal.frames["profile"]]
+    return kept
+
+
 def wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
     """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
-    rows = signal.frames[signal.frames["transform"] == 0]
-    kept = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
-    return rows[kept[rows["profile"]]], [pair for pair in signal.exact if pair[0] in bank.signal_types]
+    return signal.frames[_kept(signal, bank)], [pair for pair in signal.exact if pair[0] in bank.signal_types]
 
 
-def _new_content(submission: Submission, bank: Bank) -> NewContent:
+def _new_content(submission: Submission, bank: Bank, holds: Holds) -> NewContent:
     """Return what of a submission is to be written; NothingToEnroll."""
     signal = submission.signal
-    frames, digests = wanted(signal, bank)
-    sketches = signal.sketches[(signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)]
-    if not len(frames) and not digests and not len(sketches):
+    rows, digests = wanted(signal, bank)
+    sketched = (signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)
+    if not len(rows) and not digests and not sketched.any():
         raise NothingToEnroll
-    mark = fingerprint(signal)
-    return NewContent(mark, signal.media, frames, digests, submission.case, submission.labels, sketches)
+    return NewContent(
+        fingerprint(signal), signal.media, rows, digests, submission.case, submission.labels,
+        signal.sketches[sketched], holds=Holds(holds.frames[_kept(signal, bank)], holds.sketches[sketched]),
+    )  # fmt: skip
 
 
-def _warnings(signal: Signal, new: NewContent) -> tuple[str, ...]:
+_UNSEEN = [NUMBERS[hold] for hold in (Hold.LOW_QUALITY, Hold.FEATURELESS)]
+
+
+def _warnings(signal: Signal, new: NewContent, holds: Holds) -> tuple[str, ...]:
     found = [signal.reason.value] if signal.reason else []
-    usable = new.frames["quality"] >= MIN_QUALITY
+    usable, held = new.frames["quality"] >= MIN_QUALITY, holds.frames
     if not len(new.frames):  # nothing but sketches
-        usable = new.sketches["count"] > 0
-    if (len(new.frames) or signal.media.kind is not Kind.HASHES) and not bool(usable.any()):
-        found.append(Reason.FEATURELESS.value)
+        usable, held = new.sketches["count"] > 0, holds.sketches
+    if not len(held) and signal.media.kind is Kind.HASHES:
+        return tuple(found)
+    if not bool((usable & (held == 0)).any()):
+        telling = bool((~np.isin(held, _UNSEEN) & (held > 0)).any())
+        found.append(HELD_WARNING if telling else Reason.FEATURELESS.value)
     return tuple(found)
 
 
@@ -151,11 +177,21 @@ def _counts(new: NewContent) -> dict[str, int]:
     return counts
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One content of an enrolment: the signal, what of it is to be written, and what of it is held."""
+
+    signal: Signal
+    new: NewContent
+    holds: Holds
+
+
 class Enroller:
     """Writes content to the record and the index."""
 
     def __init__(self, record: Record, index: Index) -> None:
         self._record, self._index = record, index
+        self.guard = Guard(record)
 
     def enroll(self, bank_name: str, submission: Submission, *, actor: str) -> Enrolled:
         """Enroll one content; UnknownBank, NothingToEnroll, UnhashableMedia."""
@@ -163,37 +199,48 @@ class Enroller:
 
     def enroll_many(self, bank_name: str, submissions: Sequence[Submission], *, actor: str) -> list[Enrolled]:
         """Enroll contents in one transaction: all of them or none."""
-        self._record.settings_of(bank_name)
+        bank = self._record.settings_of(bank_name)
         for submission in submissions:
             _judge(submission.signal)
+        holds = self.guard.holds(bank, [submission.signal for submission in submissions])
         with self._record.store.change(actor) as change:
             bank = self._record.bank_within(change, bank_name)
-            done = self._write(change, bank, [(s.signal, _new_content(s, bank)) for s in submissions])
+            parts = [
+                _Part(submission.signal, _new_content(submission, bank, each), each)
+                for submission, each in zip(submissions, holds, strict=True)
+            ]
+            done = self._write(change, bank, parts)
         if self._index.ready:
             self._index.refresh(self._record)
         return done
 
-    def _write(self, change: Change, bank: Bank, parts: Sequence[tuple[Signal, NewContent]]) -> list[Enrolled]:
+    def _write(self, change: Change, bank: Bank, parts: Sequence[_Part]) -> list[Enrolled]:
         first: dict[str, NewContent] = {}
-        for _, new in parts:
-            first.setdefault(new.fingerprint, new)
+        for part in parts:
+            first.setdefault(part.new.fingerprint, part.new)
         before = self._record.find_fingerprints(change, bank.bank_pk, list(first))
         created = {mark: new for mark, new in first.items() if mark not in before}
         known = before | self._record.add_contents(change, bank.bank_pk, list(created.values()))
         done = []
-        for signal, new in parts:
-            content, is_new = known[new.fingerprint], created.get(new.fingerprint) is new
+        for part in parts:
+            content, is_new = known[part.new.fingerprint], created.get(part.new.fingerprint) is part.new
             if not is_new:
-                self._record.complete(change, content.content_pk, new)
-            counts = _counts(new)
-            change.log("content.enroll", content.content_id, bank=bank.name, created=is_new, signals=counts)
-            done.append(
-                Enrolled(
-                    content.content_id, bank.name, change.revision, is_new, signal.media, counts,
-                    _warnings(signal, new),
-                )
-            )  # fmt: skip
+                self._record.complete(change, content.content_pk, part.new)
+            done.append(_enrolled(change, bank, part, content.content_id, is_new))
         return done
+
+
+def _enrolled(change: Change, bank: Bank, part: _Part, content_id: str, created: bool) -> Enrolled:
+    """Log an enrolment, and return what it came to."""
+    counts, found = _counts(part.new), runs(part.signal, part.holds)
+    held = totals(found)
+    detail: dict[str, Any] = {"bank": bank.name, "created": created, "signals": counts}
+    change.log("content.enroll", content_id, **detail, **({"held": held} if held else {}))
+    return Enrolled(
+        content_id, bank.name, change.revision, created, part.signal.media, counts,
+        _warnings(part.signal, part.new, part.new.holds or part.holds), held=found[:MAX_RUNS],
+        held_frames=held,
+    )  # fmt: skip
 
 
 def _judge(signal: Signal) -> None:

@@ -6,9 +6,10 @@ as in a binary counter, so that adding costs O(log n) and readers never wait: a 
 takes the list as it stands. A hash is searchable with one hash in the bank as with a
 million.
 
-What is withdrawn stays in a segment until the next snapshot is written or loaded; the
-record is asked about every hit, so it can no longer answer. Sketches are forgotten at the
-next refresh.
+What is withdrawn, or held by a reviewer, stays in a segment until the next snapshot is
+written or loaded; the record is asked about every hit, so it can no longer answer. Sketches
+are forgotten at the next refresh. What a reviewer releases has a new key in the record, so
+that it is taken in like what is new.
 
 Snapshot: one file, `MAGIC`, the SHA-256 of the rest in hex, a JSON header (version, store,
 revision, history, profiles, counts), then the arrays. FAISS's own files are not used, since
@@ -198,7 +199,10 @@ class Index:
 
     def _add_sketches(self, record: Record) -> None:
         """Take in what is new and what is gone; no sketch is in the snapshot, so after a load all are new."""
-        if self._descriptors and record.sketches.withdrawn_since(self.revision):
+        book = record.sketches
+        if self._descriptors and (
+            book.withdrawn_since(self.revision) or book.held_since(self.revision, self._last_sketch_pk)
+        ):
             self._forget_sketches(record)
         for new in record.sketches.since(self._last_sketch_pk):
             for bank_pk in np.unique(new.bank_pk).tolist():

@@ -16,7 +16,7 @@ from hashing.keypoints import PAIR_DTYPE, Evidence, Pairs
 from hashing.signals import SignalType, Sketches, Transform
 from indexer.alignment import FrameMatches, Segment, align
 from indexer.banks import Bank
-from indexer.descriptors import Descriptors
+from indexer.descriptors import Descriptors, voters
 from indexer.index import Index
 from indexer.matches import Match
 from indexer.policy import POLICIES, Policy, Verdict, keypoint_score, score_probability
@@ -29,7 +29,7 @@ MIN_VOTES = 4
 CANDIDATES = 4  # of each sketch of the query, in each bank
 MAX_CONFIRMED = 48  # of all of them
 _TURNED_DEG, _CROPPED, _EMBEDDED = 1.5, 0.93, 0.75
-_BITS_A_SCORE = 10.0  # alignment weighs matches by bits; a surer one counts as nearer
+_BITS_A_SCORE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,19 @@ def _transform(query: np.void, evidence: np.void) -> str:
     return "+".join(word for word, said in words if said) or Transform.NONE.value
 
 
+def score_bits(score: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Return scores as what alignment weighs matches by: a surer one counts as nearer."""
+    return np.clip(100.0 - _BITS_A_SCORE * score, 0.0, 255.0).astype(np.int32)
+
+
 def _segments(found: _Confirmed) -> tuple[Segment, ...]:
     times = [np.nan_to_num(rows["timestamp_s"]) for rows in (found.query, found.reference)]
     if np.isnan(found.query["timestamp_s"]).all() and np.isnan(found.reference["timestamp_s"]).all():
         return ()
     frame = np.unique(times[0], return_inverse=True)[1]
-    bits = np.maximum(100.0 - _BITS_A_SCORE * found.score, 0.0).astype(np.int32)
-    return align(FrameMatches(frame.astype(np.int64), times[0], times[0], times[1], times[1], bits))
+    until = [np.nan_to_num(rows["until_s"]) for rows in (found.query, found.reference)]
+    bits = score_bits(found.score)
+    return align(FrameMatches(frame.astype(np.int64), times[0], until[0], times[1], until[1], bits))
 
 
 class KeypointMatcher:
@@ -107,8 +113,9 @@ class KeypointMatcher:
 def _candidates(sketches: Sketches, banks: Sequence[Descriptors]) -> _Candidates:
     """Return what shares the most descriptors with each sketch, of each bank."""
     rows: list[tuple[int, int, int]] = []
-    for (number, sketch), bank in product(enumerate(sketches), banks):
-        votes = bank.vote(sketch)
+    asked = [voters(sketch) for sketch in sketches] if banks else []
+    for (number, who), bank in product(enumerate(asked), banks):
+        votes = bank.vote(who)
         best = zip(votes.votes[:CANDIDATES].tolist(), votes.sketch_pk[:CANDIDATES].tolist(), strict=True)
         rows += [(count, number, pk) for count, pk in best if count >= MIN_VOTES]
     chosen = np.array(sorted(rows, reverse=True)[:MAX_CONFIRMED], np.int64).reshape(-1, 3)
@@ -129,12 +136,13 @@ def _confirmed(sketches: Sketches, candidates: _Candidates, located: LocatedSket
 def _judge(content: Content, found: _Confirmed, policy: Policy, compared: int) -> Match | None:
     best = int(np.argmax(found.score))
     score = float(found.score[best])
-    verdict = policy.score_verdict(score)
+    probability = score_probability(score, compared)
+    verdict = policy.score_verdict(score, probability)
     if verdict is Verdict.NO_MATCH:
         return None
-    sure = found.take(found.score >= policy.review_score)
+    sure = found.take(found.score >= policy.review.least_score)
     return Match(
         content.bank, content.content_id, verdict, SignalType.KEYPOINTS,
         _transform(found.query[best], found.evidence[best]), None, int(found.evidence["inliers"][best]),
-        score_probability(score, compared), _segments(sure),
+        probability, _segments(sure),
     )  # fmt: skip

@@ -33,7 +33,7 @@ from indexer.banks import Bank
 from indexer.errors import IndexNotReady, UnknownBank
 from indexer.index import Hits, Index
 from indexer.keypoint_matcher import Confirm, KeypointMatcher
-from indexer.matches import LAWFUL_BANK, Match, Suppressed
+from indexer.matches import LAWFUL_BANK, Match, Suppressed, told
 from indexer.policy import MIN_QUALITY, POLICIES, Policy, Verdict, false_match_probability
 from indexer.record import Content, Located, Record
 
@@ -117,7 +117,7 @@ def _times(rows: Frames, name: str) -> NDArray[np.float64]:
     return times
 
 
-def _segments(found: _Found, query: Frames, kind: Kind) -> tuple[Segment, ...]:
+def _segments(found: _Found, query: Frames) -> tuple[Segment, ...]:
     """Align one content's hits; nothing to align between two stills."""
     timed = ~np.isnan(query["timestamp_s"][found.query]) | ~np.isnan(found.reference["timestamp_s"])
     if not timed.any():
@@ -186,7 +186,8 @@ class Matcher:
                tell: Tell | None) -> tuple[tuple[Match, ...], tuple[Suppressed, ...]]:  # fmt: skip
         """Return the surest match of each content that stands, and what is suppressed."""
         best: dict[int, tuple[Content, Match]] = {}
-        for content, match in found:
+        for content, seen in found:
+            match = told(seen, signal, content.duration_s)
             known = best.get(content.content_pk)
             if known is None or _rank(match) < _rank(known[1]):
                 best[content.content_pk] = (content, match)
@@ -212,7 +213,7 @@ class Matcher:
             rows = signal.of_type(kind)
             rows = rows[rows["quality"] >= MIN_QUALITY]
             if users and len(rows):
-                found += self._perceptual(kind, rows, signal.media.kind, users, policies)
+                found += self._perceptual(kind, rows, users, policies)
         return found
 
     def _exact(self, signal: Signal, banks: list[Bank], policies: dict[str, Policy]) -> list[tuple[Content, Match]]:
@@ -223,7 +224,7 @@ class Matcher:
         contents = self._record.contents_by_pk(list(kinds)) if kinds else {}
         return [(content, _exact_match(content, kinds[pk], policies[content.bank])) for pk, content in contents.items()]
 
-    def _perceptual(self, kind: SignalType, rows: Frames, media_kind: Kind, banks: list[Bank],
+    def _perceptual(self, kind: SignalType, rows: Frames, banks: list[Bank],
                     policies: dict[str, Policy]) -> list[tuple[Content, Match]]:  # fmt: skip
         rows = np.concatenate([rows, _inverted(rows)]) if kind is SignalType.PDQ else rows
         radius = max(policies[bank.name].radius_bits(kind) for bank in banks)
@@ -237,7 +238,7 @@ class Matcher:
         matches = []
         for pk, content in contents.items():
             mine = found.take(found.content_pk == pk)
-            match = _judge(kind, content, mine, rows, media_kind, policies[content.bank], pairs)
+            match = _judge(kind, content, mine, rows, policies[content.bank], pairs)
             if match is not None:
                 matches.append((content, match))
         return matches
@@ -250,14 +251,14 @@ def _concerns(bank: Bank, asked: set[str]) -> bool:
 
 def _exact_match(content: Content, kind: SignalType, policy: Policy) -> Match:
     whole = (0.0, content.duration_s or 0.0)
-    segments = (Segment(whole, whole, content.frames_hashed),) if content.kind is Kind.VIDEO else ()
+    segments = (Segment(whole, whole, content.frames_hashed, 1.0),) if content.kind is Kind.VIDEO else ()
     return Match(
         content.bank, content.content_id, policy.verdict(kind, 0), kind, Transform.NONE.value, 0, None,
         false_match_probability(kind, 0, 1), segments,
     )  # fmt: skip
 
 
-def _judge(kind: SignalType, content: Content, found: _Found, rows: Frames, media_kind: Kind, policy: Policy,
+def _judge(kind: SignalType, content: Content, found: _Found, rows: Frames, policy: Policy,
            pairs: int) -> Match | None:  # fmt: skip
     found = found.take(found.distance_bits <= policy.radius_bits(kind))
     if not len(found.query):
@@ -267,7 +268,7 @@ def _judge(kind: SignalType, content: Content, found: _Found, rows: Frames, medi
     return Match(
         content.bank, content.content_id, policy.verdict(kind, distance_bits), kind,
         _transform(rows[found.query[nearest]], found.reference[nearest]), distance_bits, None,
-        false_match_probability(kind, distance_bits, pairs), _segments(found, rows, media_kind),
+        false_match_probability(kind, distance_bits, pairs), _segments(found, rows),
     )  # fmt: skip
 
 

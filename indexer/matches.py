@@ -1,9 +1,11 @@
 """What a match is: one content of a bank that the media shows, with the evidence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hashing.signals import SignalType
-from indexer.alignment import Segment
+import numpy as np
+
+from hashing.signals import EXACT_BYTES, Signal, SignalType
+from indexer.alignment import Looked, Segment, extended
 from indexer.policy import Nearer, Verdict
 
 COMPANION, LAWFUL_BANK = "companion", "lawful_bank"  # by what a match is suppressed
@@ -47,3 +49,18 @@ class Suppressed:
     match: Match
     by: str
     lawful_content_id: str
+
+
+def looked_at(signal: Signal, signal_type: SignalType, reference_s: float | None) -> Looked:
+    """Return when the media was looked at for one type; `reference_s` is how long the known content is."""
+    rows = signal.sketches if signal_type is SignalType.KEYPOINTS else signal.frames
+    times_s = np.concatenate([rows["timestamp_s"], rows["until_s"]])
+    return Looked(np.unique(np.nan_to_num(times_s)), signal.media.duration_s or 0.0, reference_s or 0.0)
+
+
+def told(match: Match, signal: Signal, reference_s: float | None) -> Match:
+    """Return a match whose segments reach as far as is told of them; those of the same file are the whole of it."""
+    if not match.segments or match.signal_type in EXACT_BYTES:
+        return match
+    looked = looked_at(signal, match.signal_type, reference_s)
+    return replace(match, segments=extended(match.segments, looked))

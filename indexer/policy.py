@@ -17,11 +17,19 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from hashing.keypoints import BLOCKS_A_SIDE, NOT_SHOWN
 from hashing.signals import EXACT_BYTES, SignalType
 
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
 MIN_INLIERS = 5  # keypoints in one to one agreement; fewer fit any two pictures
+LINE_BITS = (
+    80  # PDQ of a frame at the second at which a line through nearer ones says it stands; tells times, no verdict
+)
 MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one another
+# What may be enrolled (docs/guards.md): of 2,000 photographs none has as few sure bits, or as little in it.
+MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; a picture that is its own mirror image has 128
+MAX_BARE_PARTS = 50  # of 64, with nothing in them; all but a caption, a logo or a line of text
+HUB_CONTENTS = 3  # different benign contents within the review distance of one hash
 
 
 class Verdict(StrEnum):
@@ -42,17 +50,30 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Sureness:
+    """What a keypoint match has to reach: its score (log-odds), and the most that its chance to be false may be."""
+
+    least_score: float
+    most_probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How a bank answers. `match_bits` of -1 never says `match` of its own accord."""
 
     name: str
     thresholds: dict[SignalType, Threshold]
-    match_score: float  # keypoints: least scores (log-odds) of a `match` and a `review`
-    review_score: float
+    match: Sureness  # keypoints
+    review: Sureness
 
     def radius_bits(self, signal_type: SignalType) -> int:
         """Return how far a search has to look."""
         return self.thresholds[signal_type].review_bits
+
+    def same_bits(self, signal_type: SignalType) -> int:
+        """Return how near is taken for the same: the match distance, or where there is none the review distance."""
+        threshold = self.thresholds[signal_type]
+        return threshold.match_bits if threshold.match_bits >= 0 else threshold.review_bits
 
     def verdict(self, signal_type: SignalType, distance_bits: int) -> Verdict:
         """Judge one distance."""
@@ -64,31 +85,32 @@ class Policy:
             return Verdict.MATCH
         return Verdict.REVIEW if distance_bits <= threshold.review_bits else Verdict.NO_MATCH
 
-    def score_verdict(self, score: float) -> Verdict:
-        """Judge the score of a keypoint match."""
-        if score >= self.match_score:
+    def score_verdict(self, score: float, probability: float) -> Verdict:
+        """Judge a keypoint match by its score, and by its chance to be false, which grows with the bank."""
+        if score >= self.match.least_score and probability <= self.match.most_probability:
             return Verdict.MATCH
-        return Verdict.REVIEW if score >= self.review_score else Verdict.NO_MATCH
+        sure = score >= self.review.least_score and probability <= self.review.most_probability
+        return Verdict.REVIEW if sure else Verdict.NO_MATCH
 
 
-def _policy(
-    name: str, pdq: Threshold, phash: Threshold, dhash: Threshold, whash: Threshold, scores: tuple[float, float]
-) -> Policy:
+def _policy(name: str, pdq: Threshold, phash: Threshold, dhash: Threshold, whash: Threshold, match: Sureness,
+            review: Sureness) -> Policy:  # fmt: skip
     types = (SignalType.PDQ, SignalType.PHASH, SignalType.DHASH, SignalType.WHASH)
-    return Policy(name, dict(zip(types, (pdq, phash, dhash, whash), strict=True)), *scores)
+    return Policy(name, dict(zip(types, (pdq, phash, dhash, whash), strict=True)), match, review)
 
 
-_NEVER = math.inf
+NEVER = Sureness(math.inf, 0.0)
 POLICIES = {
     policy.name: policy
     for policy in (
-        _policy("default", Threshold(31, 46), Threshold(31, 40), Threshold(10, 18), Threshold(2, 4), (1.5, 0.0)),
-        _policy("strict", Threshold(15, 31), Threshold(15, 31), Threshold(4, 10), Threshold(0, 2), (4.0, 1.5)),
-        _policy(
-            "review-only", Threshold(-1, 46), Threshold(-1, 40), Threshold(-1, 18), Threshold(-1, 4), (_NEVER, 0.0)
-        ),
+        _policy("default", Threshold(31, 46), Threshold(31, 40), Threshold(10, 18), Threshold(2, 4),
+                Sureness(1.0, 1e-3), Sureness(0.0, 1e-2)),
+        _policy("strict", Threshold(15, 31), Threshold(15, 31), Threshold(4, 10), Threshold(0, 2),
+                Sureness(3.0, 1e-5), Sureness(1.0, 1e-3)),
+        _policy("review-only", Threshold(-1, 46), Threshold(-1, 40), Threshold(-1, 18), Threshold(-1, 4),
+                NEVER, Sureness(0.0, 1e-2)),
     )
-}
+}  # fmt: skip
 
 # log10 of the rate of false pairs at distance 0, and its growth a bit.
 _TAILS = {
@@ -117,32 +139,55 @@ def false_match_probability(signal_type: SignalType, distance_bits: int, pairs: 
 # edits and over the best candidates among other pictures of one corpus. Then the tail of the scores that
 # other pictures reach: log10 of the rate at score 0 for one pair of sketches, and its fall a point. Both
 # are printed by `benchmarks/robustness/keypoint_fit.py`; docs/accuracy.md names the corpus.
-_SCORE_WEIGHTS = np.array([0.664, 0.564, 0.029, 5.648, 3.276, 6.168, -0.437, 1.573])
-_SCORE_BIAS = -6.584
-_SCORE_TAIL = (-6.15, 0.289)
+_SCORE_WEIGHTS = np.array([1.576, -1.321, 2.935, 1.324, 4.734, -1.256, 5.421, -1.833, -0.584])
+_SCORE_BIAS = -8.659
+_SCORE_TAIL = (-6.369, 0.636)
+
+
+def _worst(agreement: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least mean of nine blocks in a square, (n,), of agreements (n, 8, 8) with NaN where nothing is shown.
+
+    A copy agrees everywhere but under what was laid over it; another subject before the
+    same background disagrees in one place.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(agreement, (3, 3), axis=(1, 2))
+    windows = windows.reshape(len(agreement), (BLOCKS_A_SIDE - 2) ** 2, 9)
+    known = np.isfinite(windows).sum(axis=2)
+    mean = np.nansum(windows, axis=2) / np.maximum(known, 1)
+    worst: NDArray[np.float64] = np.where(known > 4, mean, 1.0).min(axis=1, initial=1.0)
+    return worst
+
+
+WORST = 6  # of the features, where the worst place stands
 
 
 def keypoint_features(evidence: NDArray[np.void]) -> NDArray[np.float64]:
-    """Return (n, 8): what the score of each row of EVIDENCE_DTYPE is a weighted sum of."""
-    inliers, spread, blocks, agreeing, ratio, edges, area = (
-        evidence[name].astype(np.float64)
-        for name in ("inliers", "spread", "blocks", "agreeing", "ratio", "edges", "area")
+    """Return (n, 9): what the score of each row of EVIDENCE_DTYPE is a weighted sum of."""
+    inliers, spread, ratio, area, cover = (
+        evidence[name].astype(np.float64) for name in ("inliers", "spread", "ratio", "area", "cover")
     )
-    many = np.log1p(blocks)
+    shown = evidence["agreement"] != NOT_SHOWN
+    agreement = np.where(shown, evidence["agreement"] / 100.0, np.nan)
+    many = np.log1p(shown.sum(axis=1))
+    edges = np.nansum(agreement, axis=1) / np.maximum(shown.sum(axis=1), 1)
+    worst = _worst(agreement.reshape(-1, BLOCKS_A_SIDE, BLOCKS_A_SIDE))
     return np.stack(
-        [
-            np.log1p(inliers), np.log1p(spread), many, agreeing / np.maximum(blocks, 1.0), np.log(ratio + 0.01),
-            edges, area, edges * many,
-        ],
+        [np.log1p(inliers), np.log1p(spread), many, np.log(ratio + 0.01), edges, edges * many, worst, area, cover],
         axis=1,
-    )  # fmt: skip
+    )
+
+
+def keypoint_enough(evidence: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Say of each row of EVIDENCE_DTYPE, (n,), whether it is evidence at all."""
+    shown = (evidence["agreement"] != NOT_SHOWN).sum(axis=1)
+    enough: NDArray[np.bool_] = (evidence["inliers"] >= MIN_INLIERS) & (shown >= MIN_BLOCKS)
+    return enough
 
 
 def keypoint_score(evidence: NDArray[np.void]) -> NDArray[np.float64]:
     """Return the score of each row of EVIDENCE_DTYPE, shape (n,)."""
     score: NDArray[np.float64] = keypoint_features(evidence) @ _SCORE_WEIGHTS + _SCORE_BIAS
-    enough = (evidence["inliers"] >= MIN_INLIERS) & (evidence["blocks"] >= MIN_BLOCKS)
-    return np.where(enough, score, -np.inf)
+    return np.where(keypoint_enough(evidence), score, -np.inf)
 
 
 def score_probability(score: float, pairs: int) -> float:

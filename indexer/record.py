@@ -5,19 +5,16 @@ above this file writes SQL (`sketches`, `companions`, `jobs` and `ledger` hold t
 tables). Companions of contents are rows like these, but are never found, listed or counted.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
 
 from hashing.signals import (
     EXACT_BYTES,
-    FRAME_DTYPE,
-    HASH_BYTES,
     PROFILES,
     Frames,
     Kind,
@@ -30,6 +27,9 @@ from hashing.signals import (
 from indexer.banks import KEPT, LIVE, Banks
 from indexer.companions import CompanionBook
 from indexer.errors import UnknownContent
+from indexer.guards import Holds
+from indexer.hashes import FREE, NewHashes, add_hashes, frames_of, hashes_of
+from indexer.holds import HoldBook
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store, new_id, now
 from indexer.tables import bank, content, contrast, exact, signal, sketch
@@ -87,17 +87,6 @@ def _content(row: Row[Any]) -> Content:
 _CONTENT = select(content, bank.c.name).join(bank, bank.c.bank_pk == content.c.bank_pk)
 
 
-def _frames(rows: Sequence[Any]) -> Frames:
-    frames = np.zeros(len(rows), FRAME_DTYPE)
-    for name in ("profile", "view", "quality"):
-        frames[name] = [getattr(row, name) for row in rows]
-    for name in ("timestamp_s", "until_s"):
-        frames[name] = [np.nan if getattr(row, name) is None else getattr(row, name) for row in rows]
-    joined = b"".join(row.hash for row in rows)
-    frames["hash"] = np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)
-    return frames
-
-
 @dataclass(frozen=True, slots=True)
 class NewContent:
     """What is to be written of one content. `fingerprint` says which submissions are the same content."""
@@ -110,6 +99,14 @@ class NewContent:
     labels: Sequence[str]
     sketches: Sketches = field(default_factory=no_sketches)
     lawful_of: int | None = None
+    holds: Holds | None = None  # None: nothing is held
+
+
+def _new_hashes(content_pk: int, new: NewContent, chosen: NDArray[np.bool_] | slice = slice(None),
+                known: Sequence[tuple[SignalType, bytes]] = ()) -> NewHashes:  # fmt: skip
+    """Return the chosen frames, and the digests that are not known, as they are to be written."""
+    held = np.zeros(len(new.frames), np.uint8) if new.holds is None else new.holds.frames
+    return NewHashes(content_pk, new.frames[chosen], held[chosen], [pair for pair in new.digests if pair not in known])
 
 
 def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, Any]:
@@ -122,16 +119,6 @@ def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, 
     }  # fmt: skip
 
 
-def _signal_values(content_pk: int, frames: Frames) -> Iterator[dict[str, Any]]:
-    columns = {name: frames[name].tolist() for name in ("profile", "view", "quality", "timestamp_s", "until_s")}
-    codes = np.ascontiguousarray(frames["hash"]).tobytes()
-    for place, values in enumerate(zip(*columns.values(), strict=True)):
-        row = dict(zip(columns, values, strict=True))
-        for name in ("timestamp_s", "until_s"):
-            row[name] = None if math.isnan(row[name]) else row[name]
-        yield row | {"content_pk": content_pk, "hash": codes[place * HASH_BYTES : (place + 1) * HASH_BYTES]}
-
-
 class Record(Banks):
     """Banks, contents and signals in one store."""
 
@@ -139,6 +126,7 @@ class Record(Banks):
         super().__init__(store)
         self.sketches = SketchBook(store)
         self.companions = CompanionBook(store)
+        self.holds = HoldBook(store)
 
     def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
         """Return which of these contents a bank has, as a change sees it."""
@@ -158,20 +146,20 @@ class Record(Banks):
         values = [_content_values(change, bank_pk, new) for new in news]
         rows = change.connection.execute(insert(content).returning(*columns), values)
         added = {row.fingerprint: Known(row.content_pk, row.content_id) for row in rows}
-        _add_hashes(change, [(added[new.fingerprint].content_pk, new.frames, new.digests) for new in news])
+        add_hashes(change, [_new_hashes(added[new.fingerprint].content_pk, new) for new in news])
         for new in news:
-            self.sketches.add(change, added[new.fingerprint].content_pk, new.sketches)
+            self.sketches.add(change, added[new.fingerprint].content_pk, new.sketches, new.holds)
         return added
 
     def complete(self, change: Change, content_pk: int, new: NewContent) -> None:
         """Add the hashes that a known content does not hold yet: an answered enrolment is found by each of them."""
-        digests, frames = _hashes_of(change.connection, content_pk)
-        held = {(int(row["profile"]), int(row["view"]), bytes(row["hash"])) for row in frames}
-        missing = [(int(row["profile"]), int(row["view"]), bytes(row["hash"])) not in held for row in new.frames]
-        rest = new.frames[np.array(missing, bool)], [pair for pair in new.digests if pair not in digests]
-        self.sketches.add(change, content_pk, new.sketches)
-        if any(map(len, rest)) or len(new.sketches):
-            _add_hashes(change, [(content_pk, *rest)])
+        digests, frames = hashes_of(change.connection, content_pk)
+        known = {(int(row["profile"]), int(row["view"]), bytes(row["hash"])) for row in frames}
+        missing = [(int(row["profile"]), int(row["view"]), bytes(row["hash"])) not in known for row in new.frames]
+        rest = _new_hashes(content_pk, new, np.array(missing, bool), digests)
+        self.sketches.add(change, content_pk, new.sketches, new.holds)
+        if len(rest.frames) or rest.digests or len(new.sketches):
+            add_hashes(change, [rest])
             changed = update(content).where(content.c.content_pk == content_pk)
             change.connection.execute(changed.values(revision=change.revision))
 
@@ -269,7 +257,7 @@ class Record(Banks):
         }
 
     def locate(self, signal_pks: NDArray[np.int64], bank_pks: Sequence[int]) -> Located:
-        """Return where hashes stand; those withdrawn, disabled or of other banks are left out."""
+        """Return where hashes stand; those held, withdrawn, disabled or of other banks are left out."""
         rows: list[Any] = []
         with self.store.read() as connection:
             for start in range(0, len(signal_pks), _BATCH):
@@ -277,7 +265,7 @@ class Record(Banks):
                 query = (
                     select(signal)
                     .join(content, content.c.content_pk == signal.c.content_pk)
-                    .where(signal.c.signal_pk.in_(wanted), *_active(bank_pks))
+                    .where(signal.c.signal_pk.in_(wanted), FREE, *_active(bank_pks))
                 )
                 rows += connection.execute(query).all()
         if not rows:
@@ -285,34 +273,39 @@ class Record(Banks):
             return Located(nothing, nothing, no_frames())
         rows.sort(key=lambda row: row.signal_pk)
         keys = np.array([row.signal_pk for row in rows], np.int64)
-        return Located(keys, np.array([row.content_pk for row in rows], np.int64), _frames(rows))
+        return Located(keys, np.array([row.content_pk for row in rows], np.int64), frames_of(rows))
 
-    def signals_since(self, revision: int) -> Iterator[tuple[NDArray[np.int64], Frames]]:
+    def signals_since(
+        self, revision: int, bank_pks: Sequence[int] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], Frames]]:
         """Yield the keys and hashes of contents enrolled or completed after `revision`, in order of their keys.
 
+        What is held is left out; what is released comes with a key of its own.
         There is no upper bound: it would skip the older hashes of a content that is just
         being completed, behind which the reader then never looks again.
         """
         query = (
             select(signal)
             .join(content, content.c.content_pk == signal.c.content_pk)
-            .where(content.c.revision > revision, content.c.lawful_of.is_(None))
+            .where(content.c.revision > revision, content.c.lawful_of.is_(None), FREE)
             .order_by(signal.c.signal_pk)
         )
+        query = query if bank_pks is None else query.where(content.c.bank_pk.in_(bank_pks))
         with self.store.read() as connection:
             result = connection.execution_options(yield_per=50_000).execute(query)
             for rows in result.partitions():
-                yield np.array([row.signal_pk for row in rows], np.int64), _frames(rows)
+                yield np.array([row.signal_pk for row in rows], np.int64), frames_of(rows)
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
-        """Return all hashes of one content: for exports alone."""
+        """Return the hashes of one content that others may have too: for exports and close looks alone."""
         with self.store.read() as connection:
-            return _hashes_of(connection, content_pk)
+            return hashes_of(connection, content_pk, shared=True)
 
     def signal_keys(self) -> NDArray[np.int64]:
-        """Return the keys of all hashes of frames that there are."""
+        """Return the keys of all hashes of frames that can be found."""
         with self.store.read() as connection:
-            result = connection.execution_options(yield_per=50_000).execute(select(signal.c.signal_pk))
+            query = select(signal.c.signal_pk).where(FREE)
+            result = connection.execution_options(yield_per=50_000).execute(query)
             parts = [np.fromiter(part, np.int64, len(part)) for part in result.scalars().partitions()]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
@@ -321,26 +314,6 @@ class Record(Banks):
         with self.store.read() as connection:
             contents = connection.execute(select(func.count()).select_from(content).where(LIVE)).scalar_one()
             return contents, connection.execute(select(func.count()).select_from(signal)).scalar_one()
-
-
-def _add_hashes(change: Change, parts: Sequence[tuple[int, Frames, Sequence[tuple[SignalType, bytes]]]]) -> None:
-    rows = [row for content_pk, frames, _ in parts for row in _signal_values(content_pk, frames)]
-    if rows:
-        change.connection.execute(insert(signal), rows)
-    exacts = [
-        {"content_pk": content_pk, "signal_type": kind.value, "digest": digest}
-        for content_pk, _, digests in parts
-        for kind, digest in digests
-    ]
-    if exacts:
-        change.connection.execute(insert(exact), exacts)
-
-
-def _hashes_of(connection: Connection, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
-    digests = select(exact).where(exact.c.content_pk == content_pk).order_by(exact.c.exact_pk)
-    frames = select(signal).where(signal.c.content_pk == content_pk).order_by(signal.c.signal_pk)
-    found = [(SignalType(row.signal_type), bytes(row.digest)) for row in connection.execute(digests)]
-    return found, _frames(connection.execute(frames).all())
 
 
 def _active(bank_pks: Sequence[int]) -> tuple[ColumnElement[bool], ...]:

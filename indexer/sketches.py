@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, func, insert, not_, select
 
 from hashing.keypoints import pack_sketch, unpack_sketch
 from hashing.signals import Sketches, no_sketches
 from indexer.banks import LIVE
+from indexer.guards import Holds, words
+from indexer.hashes import FREE_SKETCH
 from indexer.store import Change, Store
 from indexer.tables import content, sketch
 
@@ -51,24 +53,31 @@ class SketchBook:
         self._store = store
 
     @staticmethod
-    def add(change: Change, content_pk: int, sketches: Sketches) -> None:
-        """Write a content's sketches inside a change, unless it has some already."""
-        held = select(func.count()).select_from(sketch).where(sketch.c.content_pk == content_pk)
-        if not len(sketches) or change.connection.execute(held).scalar_one():
+    def add(change: Change, content_pk: int, sketches: Sketches, holds: Holds | None = None) -> None:
+        """Write a content's sketches inside a change, unless it has some already. `holds`: see NewContent."""
+        known = select(func.count()).select_from(sketch).where(sketch.c.content_pk == content_pk)
+        if not len(sketches) or change.connection.execute(known).scalar_one():
             return
+        reasons = [None] * len(sketches) if holds is None else words(holds.sketches)
         values = [
             {"content_pk": content_pk, "timestamp_s": _or_none(row["timestamp_s"]),
-             "until_s": _or_none(row["until_s"]), "data": pack_sketch(row)}
-            for row in sketches
+             "until_s": _or_none(row["until_s"]), "data": pack_sketch(row), "held": reason}
+            for row, reason in zip(sketches, reasons, strict=True)
         ]  # fmt: skip
         change.connection.execute(insert(sketch), values)
+
+    def of_content(self, content_pk: int) -> Sketches:
+        """Return all sketches of one content."""
+        query = select(sketch).where(sketch.c.content_pk == content_pk).order_by(sketch.c.sketch_pk)
+        with self._store.read() as connection:
+            return np.concatenate([no_sketches(), *(_row(row) for row in connection.execute(query))])
 
     def since(self, sketch_pk: int) -> Iterator[NewSketches]:
         """Yield the sketches behind a key, in order of their keys, some at a time."""
         query = (
             select(sketch, content.c.bank_pk)
             .join(content, content.c.content_pk == sketch.c.content_pk)
-            .where(sketch.c.sketch_pk > sketch_pk)
+            .where(sketch.c.sketch_pk > sketch_pk, FREE_SKETCH)
             .order_by(sketch.c.sketch_pk)
         )
         with self._store.read() as connection:
@@ -80,9 +89,20 @@ class SketchBook:
                 )
 
     def keys(self) -> NDArray[np.int64]:
-        """Return the keys of all sketches that there are."""
+        """Return the keys of all sketches that can be found."""
         with self._store.read() as connection:
-            return np.array(connection.execute(select(sketch.c.sketch_pk)).scalars().all(), np.int64)
+            query = select(sketch.c.sketch_pk).where(FREE_SKETCH)
+            return np.array(connection.execute(query).scalars().all(), np.int64)
+
+    def held_since(self, revision: int, sketch_pk: int) -> bool:
+        """Say whether a sketch up to a key belongs to a content changed after `revision` and is held: it may be new."""
+        query = (
+            select(sketch.c.sketch_pk)
+            .join(content, content.c.content_pk == sketch.c.content_pk)
+            .where(content.c.revision > revision, sketch.c.sketch_pk <= sketch_pk, not_(FREE_SKETCH))
+        )
+        with self._store.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def times(self, content_pk: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the keys of a content's sketches, and their times in seconds (NaN: a still)."""
@@ -105,12 +125,12 @@ class SketchBook:
             return connection.execute(query.limit(1)).first() is not None
 
     def locate(self, sketch_pks: Sequence[int], bank_pks: Sequence[int]) -> LocatedSketches:
-        """Return where sketches stand; those withdrawn, disabled or of other banks are left out."""
+        """Return where sketches stand; those held, withdrawn, disabled or of other banks are left out."""
         query = (
             select(sketch)
             .join(content, content.c.content_pk == sketch.c.content_pk)
             .where(sketch.c.sketch_pk.in_(sketch_pks), content.c.bank_pk.in_(bank_pks))
-            .where(content.c.enabled.is_(True), LIVE)
+            .where(content.c.enabled.is_(True), LIVE, FREE_SKETCH)
             .order_by(sketch.c.sketch_pk)
         )
         with self._store.read() as connection:

@@ -95,6 +95,8 @@ signal = Table(
     Column("timestamp_s", Float),
     Column("until_s", Float),
     Column("hash", LargeBinary, nullable=False),
+    Column("held", String(16)),  # why a guard keeps it out of matching
+    Column("released", Boolean, nullable=False, default=False, server_default=false()),  # by a reviewer, all the same
     sqlite_autoincrement=True,
 )
 
@@ -106,6 +108,8 @@ sketch = Table(
     Column("timestamp_s", Float),
     Column("until_s", Float),
     Column("data", LargeBinary, nullable=False),  # hashing.keypoints.pack_sketch
+    Column("held", String(16)),
+    Column("released", Boolean, nullable=False, default=False, server_default=false()),
     sqlite_autoincrement=True,
 )
 

@@ -52,7 +52,7 @@ def _match_fields(match: Match, evidence: bool) -> dict[str, Any]:
         "distance_bits": match.distance_bits if evidence else None, "inliers": match.inliers if evidence else None,
         "false_match_probability": probability if evidence else tier(probability),
         "segments": [
-            SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames)
+            SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames, speed=part.speed)
             for part in match.segments
         ],
         "told_apart": _told_out(match.told_apart) if evidence else None,

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hashing.errors import InvalidHash, UnhashableMedia
+from hashing.errors import InvalidHash, MediaError, UnhashableMedia
 from hashing.hasher import Plan
 from hashing.media import Sampling
-from hashing.sandbox import Pool
+from hashing.sandbox import Opened, Pool
 from hashing.signals import Signal, SignalType
+from indexer.closer import CloserLook, spans
 from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
 from indexer.errors import UnknownContent
 from indexer.index import Index
@@ -43,6 +44,7 @@ class Engine:
         self.jobs = Jobs(self.store)
         self.index = Index(MIN_QUALITY)
         self.matcher = Matcher(self.record, self.index)
+        self.closer = CloserLook(self.record)
         self.enroller = Enroller(self.record, self.index)
         self.companions = CompanionEnroller(self.record)
         self._pool: Pool | None = None
@@ -92,8 +94,20 @@ class Engine:
 
     def check_media(self, data: bytes, banks: Sequence[str] | None) -> Answer:
         """Judge media; a MediaError if it is none."""
-        with self.pool.open(data, self._check_plan(banks)) as opened:
-            return self.matcher.match(opened.signal, banks, opened.confirm, opened.tell)
+        plan = self._check_plan(banks)
+        with self.pool.open(data, plan) as opened:
+            answer = self.matcher.match(opened.signal, banks, opened.confirm, opened.tell)
+            wanted = spans(answer.matches, opened.signal)
+            return self._look_closer(answer, opened, data, replace(plan, spans=wanted)) if wanted else answer
+
+    def _look_closer(self, answer: Answer, opened: Opened, data: bytes, plan: Plan) -> Answer:
+        """Tell the times of what was found well; they stay as they are where the worker cannot look again."""
+        try:
+            closer = opened.look(data, replace(plan, sampling=Sampling.CLOSE))
+            matches = self.closer.retimed(answer.matches, opened.signal, closer, opened.confirm)
+        except MediaError:
+            return answer
+        return replace(answer, matches=matches)
 
     def check_hashes(self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None) -> Answer:
         """Judge ready-made hashes as one piece of media."""

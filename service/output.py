@@ -62,5 +62,6 @@ def evidence(verdict: dict[str, Any]) -> str:
         words.append(f"{best['inliers']} inliers")
     for part in best["segments"][:1]:
         (start, stop), (from_s, to_s) = part["query_s"], part["reference_s"]
-        words.append(f"{start:.1f}–{stop:.1f} s shows {from_s:.1f}–{to_s:.1f} s")
+        pace = "" if part["speed"] in (None, 1.0) else f" at speed {part['speed']:g}"
+        words.append(f"{start:.1f}–{stop:.1f} s shows {from_s:.1f}–{to_s:.1f} s{pace}")
     return ", ".join(words)

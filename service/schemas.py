@@ -173,6 +173,9 @@ class SegmentOut(_Model):
     query_s: tuple[float, float]
     reference_s: tuple[float, float]
     frames: int
+    speed: float | None = Field(
+        description="seconds of the reference a second of the upload, below 0 if it plays backwards; null of stills"
+    )
 
 
 class ToldApartOut(_Model):
@@ -225,7 +228,8 @@ class VerdictOut(_Model):
                 "matches": [{"bank": "confirmed", "content_id": "c_673d8def5cb9fe6e8d24eee3", "verdict": "match",
                              "signal_type": "pdq", "transform": "mirror", "distance_bits": 4, "inliers": None,
                              "false_match_probability": 1e-9,
-                             "segments": [{"query_s": [0.0, 4.2], "reference_s": [12.0, 16.2], "frames": 9}],
+                             "segments": [{"query_s": [0.0, 4.2], "reference_s": [12.0, 16.2], "frames": 9,
+                                           "speed": 1.0}],
                              "told_apart": None}],
                 "suppressed": [],
                 "bank_revision": 17,

@@ -1,14 +1,24 @@
 """Segments against a truth that is generated: speed, offset, jitter, inserted parts, static scenes, noise."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.alignment import MAX_MISSED, MAX_SEGMENTS, FrameMatches, Segment, align
+from indexer.alignment import (
+    MAX_MISSED,
+    MAX_SEGMENTS,
+    MAX_UNSEEN_S,
+    MIN_BACKWARDS,
+    FrameMatches,
+    Looked,
+    Segment,
+    align,
+    extended,
+)
 
 Rng = np.random.Generator
 
@@ -134,7 +144,7 @@ def test_a_static_scene_of_the_reference_is_followed_at_the_usual_speed() -> Non
         true_s = query_s + 2
         start_s, stop_s = (5.0, 15.0) if true_s >= 5 else (true_s, true_s)
         rows.append((frame, query_s, query_s, start_s, stop_s, 2))
-    assert align(columns(rows)) == (Segment((0.0, 9.5), (2.0, 11.5), 20),)
+    assert align(columns(rows)) == (Segment((0.0, 9.5), (2.0, 11.5), 20, 1.0),)
 
 
 def test_a_loop_is_one_segment_a_round() -> None:
@@ -150,6 +160,88 @@ def test_a_film_of_two_hours_is_one_segment() -> None:
     assert found[0].frames == 3600
     assert found[0].query_s == (0.0, 7198.0)
     assert found[0].reference_s == pytest.approx((60, 7258), abs=0.5)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([-1.5, -1.0, 0.7, 0.8, 1.0, 1.25, 1.8]), st.floats(4, 20)), min_size=1,
+             max_size=4),
+    st.floats(0, 0.5),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_parts_are_found_though_frames_drop_out(parts: list[tuple[float, float]], dropped: float, seed: int) -> None:
+    """Planted parts, forwards and backwards, one after another and far apart in the reference; some frames missing."""
+    rng = np.random.default_rng(seed)
+    rows, truth, begin_s, frame = [], [], 0.0, 0
+    for number, (speed, length_s) in enumerate(parts):
+        for query_s in np.arange(begin_s, begin_s + length_s, 0.25):
+            frame += 1
+            if rng.random() >= dropped:
+                at = 1000 * (number + 1) + speed * (query_s - begin_s) + rng.uniform(-0.05, 0.05)
+                rows.append((frame, query_s, query_s, at, at, rng.integers(0, 20)))
+        truth.append((speed, begin_s, length_s, sum(row[1] >= begin_s for row in rows)))
+        begin_s, frame = begin_s + length_s + 5.0, frame + 20
+    found = align(columns(rows))
+    for number, (speed, start_s, length_s, frames) in enumerate(truth):
+        if frames < 8:
+            continue
+        mine = [s for s in found if 1000 * (number + 0.9) < s.reference_s[0] < 1000 * (number + 1.9)]
+        assert sum(s.frames for s in mine) == frames
+        best = max(mine, key=lambda segment: segment.frames)
+        if best.frames >= 8 and best.query_s[1] - best.query_s[0] >= 3:
+            assert best.speed == pytest.approx(speed, abs=0.12)
+        assert min(s.query_s[0] for s in mine) >= start_s - 0.001
+        assert max(s.query_s[1] for s in mine) <= start_s + length_s + 0.001
+
+
+def test_backwards_needs_more_than_a_few_frames() -> None:
+    for count in (3, MIN_BACKWARDS, 12):
+        rows = [(n, n, n, 50.0 - n, 50.0 - n, 5) for n in range(count)]
+        first = align(columns(rows))[0]
+        assert (first.speed == -1.0) is (count >= MIN_BACKWARDS)
+
+
+# --- ends -------------------------------------------------------------------------------
+
+
+def test_ends_reach_half_way_to_the_next_look_and_to_the_ends_of_the_media() -> None:
+    looked = Looked(np.arange(0.0, 10.0, 0.5), 10.0, 100.0)
+    part = Segment((3.0, 6.0), (43.0, 46.0), 7, 1.0)
+    assert extended([part], looked) == (Segment((2.75, 6.25), (42.75, 46.25), 7, 1.0),)
+    whole = Segment((0.0, 9.5), (40.0, 59.0), 20, 2.0)
+    assert extended([whole], looked) == (Segment((0.0, 10.0), (40.0, 60.0), 20, 2.0),)
+
+
+def test_ends_do_not_pass_those_of_the_reference() -> None:
+    looked = Looked(np.arange(0.0, 40.0, 4.0), 40.0, 20.0)
+    part = Segment((8.0, 24.0), (1.0, 19.5), 5, 1.0)
+    assert extended([part], looked) == (Segment((7.0, 24.5), (0.0, 20.0), 5, 1.0),)
+    backwards = replace(part, speed=-1.0)
+    assert extended([backwards], looked) == (Segment((7.5, 25.0), (0.0, 20.0), 5, -1.0),)
+
+
+@given(
+    st.floats(0, 100), st.floats(0, 50), st.floats(0, 500), st.sampled_from([-2.0, -1.0, 0.5, 1.0, 2.0, None]),
+    st.lists(st.floats(0, 160), max_size=30), st.floats(0, 20), st.floats(0, 20),
+)  # fmt: skip
+def test_an_extended_segment_holds_what_was_seen_and_claims_little_more(
+    start_s: float, length_s: float, since_s: float, speed: float | None, others: list[float], after_s: float,
+    beyond_s: float,
+) -> None:  # fmt: skip
+    part = Segment((start_s, start_s + length_s), (since_s, since_s + abs(speed or 1.0) * length_s), 5, speed)
+    looked = Looked(
+        np.unique([start_s, start_s + length_s, *others]), start_s + length_s + after_s, part.reference_s[1] + beyond_s
+    )
+    (wide,) = extended([part], looked)
+    slack = 0.002
+    for axis, scale in (("query_s", 1.0), ("reference_s", abs(speed or 1.0))):
+        (low, high), (lower, higher) = getattr(part, axis), getattr(wide, axis)
+        assert -slack <= lower <= low + slack
+        assert high - slack <= higher
+        assert max(low - lower, higher - high) <= scale * MAX_UNSEEN_S + slack
+    assert wide.reference_s[1] <= looked.reference_end_s + slack
+    for seen_s in looked.seen_s:
+        inside = part.query_s[0] - slack <= seen_s <= part.query_s[1] + slack
+        assert inside or not wide.query_s[0] + slack < seen_s < wide.query_s[1] - slack, "it was seen not to match"
 
 
 def test_nothing_is_aligned_to_nothing() -> None:

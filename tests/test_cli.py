@@ -366,9 +366,11 @@ def test_completion_is_offered(run: Run) -> None:
 def test_evidence_in_one_line() -> None:
     match = {"bank": "b", "content_id": "c", "signal_type": "pdq", "transform": "mirror", "distance_bits": 3,
                  "inliers": None,
-             "segments": [{"query_s": [0.0, 1.5], "reference_s": [2.0, 3.5], "frames": 4}]}  # fmt: skip
+             "segments": [{"query_s": [0.0, 1.5], "reference_s": [2.0, 3.5], "frames": 4, "speed": 1.0}]}  # fmt: skip
     said = output.evidence({"matches": [match], "reason": None})
     assert said == "b/c, pdq, mirror, 3 bits, 0.0–1.5 s shows 2.0–3.5 s"
+    faster = match | {"segments": [{"query_s": [0.0, 2.0], "reference_s": [2.0, 4.5], "frames": 4, "speed": 1.25}]}
+    assert output.evidence({"matches": [faster], "reason": None}).endswith("2.0–4.5 s at speed 1.25")
     assert output.evidence({"matches": [], "reason": "truncated"}) == "truncated"
     assert re.search("bits", output.evidence({"matches": [match | {"distance_bits": None}], "reason": None})) is None
 

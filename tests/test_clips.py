@@ -170,6 +170,30 @@ def test_sparse_with_a_great_gap_looks_between_key_frames() -> None:
     assert len(looked_at(gap, Sampling.SPARSE)[1]) == 48
 
 
+def test_a_short_video_with_wide_gaps_is_looked_at_between_them_and_a_long_one_is_not() -> None:
+    """A part of three seconds that is set into a short video may have no key frame of its own."""
+    for seconds, keys, looked in ((40.0, 20, 80), (40.0, 15, 14), (90.0, 20, 23), (90.0, 60, 180)):
+        data = corpus.clip(3, duration_s=seconds, fps=5, width=64, height=64,
+                           options={"g": str(keys), "sc_threshold": "0"})  # fmt: skip
+        assert len(looked_at(data, Sampling.SPARSE)[1]) == looked
+
+
+@pytest.mark.parametrize(("container", "codec", "pixel_format"), ENCODINGS)
+def test_close_shows_what_dense_shows_of_some_seconds(container: str, codec: str, pixel_format: str) -> None:
+    options = {"b": "4M"} if codec == "mpeg2video" else {"g": "20"}
+    data = corpus.clip(6, duration_s=4.0, width=128, height=96, container=container, codec=codec,
+                       pixel_format=pixel_format, options=options)  # fmt: skip
+    _, dense = looked_at(data)
+    spans = ((0.35, 0.8), (1.0, 1.1), (2.95, 99.0))
+    close = list(opened(data).frames(Sampling.CLOSE, spans))
+    wanted = [frame for frame in dense if any(start <= frame.timestamp_s <= stop for start, stop in spans)]
+    by_time = {round(frame.timestamp_s, 2): frame for frame in close}
+    assert all(any(start <= frame.timestamp_s <= stop for start, stop in spans) for frame in close)
+    assert len(wanted) <= len(close) == len(by_time) <= len(wanted) + len(spans)
+    for frame in wanted:
+        assert bits(grey(by_time[round(frame.timestamp_s, 2)]), grey(frame)) <= 31
+
+
 def test_times_begin_with_the_first_frame() -> None:
     """A transport stream starts late, a cut one anywhere."""
     data = corpus.clip(3, duration_s=1.0, width=64, height=64, container="mpegts")

@@ -10,23 +10,40 @@ from shelf import codes, flipped, sketched
 from benchmarks import corpus
 from hashing.keypoints import plane_of, sketch
 from hashing.media import Frame
-from hashing.signals import MAX_KEYPOINTS, Codes, Sketches, distances
+from hashing.signals import MAX_KEYPOINTS, OCTAVES, Sketches, distances
 from indexer import descriptors
-from indexer.descriptors import FLAT_UPTO, MAX_BITS, NEAREST, Descriptors, codes_of
+from indexer.descriptors import FLAT_UPTO, MAX_BITS, NEAREST, TURNS, VOTERS, Descriptors, Keypoints, voters
 
 
-def slow(known: Codes, owners: list[int], query: Codes) -> dict[int, int]:
-    """The obvious truth for one segment: each of a query's descriptors lets its nearest few vote, one a sketch."""
-    votes: Counter[int] = Counter()
-    for code in query:
-        apart = distances(known, code)
-        nearest = np.argsort(apart, kind="stable")[:NEAREST]
-        votes.update({owners[place] for place in nearest if apart[place] <= MAX_BITS})
-    return dict(votes)
+def slow(known: Keypoints, owners: list[int], query: Keypoints) -> dict[int, int]:
+    """The obvious truth for one segment: each voter's nearest few get its vote, and only agreeing votes count."""
+    cells: dict[int, Counter[tuple[int, int]]] = {}
+    for point in query[:VOTERS]:
+        apart = distances(known["code"], point["code"])
+        given = set()
+        for place in np.argsort(apart, kind="stable")[:NEAREST].tolist():
+            if apart[place] <= MAX_BITS and owners[place] not in given:
+                given.add(owners[place])
+                turn = (int(point["angle"]) - int(known["angle"][place])) % 256 // (256 // TURNS)
+                scale = int(point["octave"]) - int(known["octave"][place])
+                cells.setdefault(owners[place], Counter())[turn, scale] += 1
+    return {
+        owner: max(
+            sum(mine[turn % TURNS, scale] for turn in (t, t + 1) for scale in (s - 1, s, s + 1))
+            for t in range(TURNS) for s in range(1 - OCTAVES, OCTAVES)
+        )
+        for owner, mine in cells.items()
+    }  # fmt: skip
+
+
+def points_of(sketches: Sketches) -> tuple[Keypoints, list[int]]:
+    """Return all keypoints of sketches, and the row of the sketch that each belongs to."""
+    parts = [row["keypoints"][: row["count"]] for row in sketches]
+    return np.concatenate(parts), [number for number, part in enumerate(parts) for _ in part]
 
 
 def voted(index: Descriptors, query: np.void) -> dict[int, int]:
-    votes = index.vote(query)
+    votes = index.vote(voters(query))
     assert votes.votes.tolist() == sorted(votes.votes.tolist(), reverse=True)
     return dict(zip(votes.sketch_pk.tolist(), votes.votes.tolist(), strict=True))
 
@@ -34,6 +51,7 @@ def voted(index: Descriptors, query: np.void) -> dict[int, int]:
 def near(row: np.void, bits: int, points: int, seed: int) -> Sketches:
     """Return a query whose first `points` descriptors are so many bits from those of a sketch; the rest are noise."""
     query = sketched(seed, points=300)
+    query["keypoints"][0, :points] = row["keypoints"][:points]
     for place in range(points):
         query["keypoints"]["code"][0, place] = flipped(row["keypoints"]["code"][place], bits, seed + place)
     return query
@@ -43,14 +61,47 @@ def test_votes_are_exact_in_a_small_segment() -> None:
     known = sketched(1, 6)
     index = Descriptors()
     index.add(np.arange(10, 16), known)
-    rows, all_codes = codes_of(known)
-    owners = (rows + 10).tolist()
+    points, rows = points_of(known)
+    owners = [row + 10 for row in rows]
     assert len(index) == 1800 <= FLAT_UPTO
     for number, bits in ((0, 0), (3, 20), (5, MAX_BITS), (5, MAX_BITS + 1)):
         query = near(known[number], bits, 40, 100)
-        wanted = slow(all_codes, owners, query["keypoints"]["code"][0, :300])
+        wanted = slow(points, owners, query["keypoints"][0, :300])
         assert voted(index, query[0]) == wanted
         assert (number + 10 in wanted) is (bits <= MAX_BITS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_only_votes_of_one_turn_and_scale_count_together(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    known, index = sketched(20 + seed, 6), Descriptors()
+    for name, most in (("angle", 256), ("octave", OCTAVES)):
+        known["keypoints"][name] = chance.integers(0, most, known["keypoints"][name].shape)
+    index.add(np.arange(6), known)
+    points, owners = points_of(known)
+    query = known[:1].copy()
+    query["keypoints"]["angle"] += np.uint8(77)  # all turned alike
+    assert voted(index, query[0]) == slow(points, owners, query["keypoints"][0, :300])
+    assert voted(index, query[0])[0] == 300
+    query["keypoints"]["angle"] = chance.integers(0, 256, query["keypoints"]["angle"].shape)
+    assert voted(index, query[0]) == slow(points, owners, query["keypoints"][0, :300])
+    assert voted(index, query[0])[0] < 80
+
+
+def test_the_keypoints_that_a_picture_needs_most_vote() -> None:
+    known, index = sketched(30, points=MAX_KEYPOINTS), Descriptors()
+    index.add(np.array([1]), known)
+    assert voted(index, known[0]) == {1: VOTERS}
+    first = known.copy()
+    first["keypoints"]["code"][0, VOTERS:] = codes(31, MAX_KEYPOINTS - VOTERS)
+    assert voted(index, first[0]) == {1: VOTERS}
+
+
+def test_the_centres_are_distinct_and_make_even_lists(real: Sketches) -> None:
+    centres = descriptors._centres()
+    assert centres.shape == (4096, 32) == np.unique(centres, axis=0).shape
+    sizes = np.bincount(descriptors._segment(np.arange(100), real).lists, minlength=4096)  # type: ignore[union-attr]
+    assert len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2 < 3
 
 
 def test_a_descriptor_votes_once_for_a_sketch() -> None:

@@ -10,7 +10,7 @@ import typer
 from fastapi.routing import APIRoute
 
 from hashing.errors import Reason
-from indexer.policy import POLICIES, Verdict
+from indexer.policy import POLICIES, Sureness, Verdict
 from service.app import create_app
 from service.auth import Role
 from service.cli import app as command_line
@@ -66,6 +66,12 @@ def test_every_word_of_a_verdict_is_in_the_docs() -> None:
         assert f" {role} |" in DOCS["http.md"]
 
 
+def _sureness(sureness: Sureness) -> str:
+    if math.isinf(sureness.least_score):
+        return "never"
+    return f"{sureness.least_score:g}, {sureness.most_probability:g}"
+
+
 def test_the_thresholds_in_the_docs_are_the_programs() -> None:
     for policy in POLICIES.values():
         row = next(line for line in DOCS["matching.md"].splitlines() if line.startswith(f"| `{policy.name}` |"))
@@ -73,8 +79,7 @@ def test_the_thresholds_in_the_docs_are_the_programs() -> None:
         for cell, threshold in zip(cells[:-1], policy.thresholds.values(), strict=True):
             match = "never" if threshold.match_bits < 0 else str(threshold.match_bits)
             assert cell == f"{match} / {threshold.review_bits}"
-        score = "never" if math.isinf(policy.match_score) else f"{policy.match_score:g}"
-        assert cells[-1] == f"{score} / {policy.review_score:g}"
+        assert cells[-1] == " / ".join(map(_sureness, (policy.match, policy.review)))
 
 
 def test_every_library_is_in_the_docs() -> None:

@@ -98,7 +98,7 @@ def test_pairs_are_confirmed_by_number(photos: list[Picture]) -> None:
     pairs = np.zeros(6, PAIR_DTYPE)
     pairs["query"], pairs["reference"] = np.repeat([0, 1], 3), np.concatenate([*known, *known])
     evidence = confirm_pairs(signal.sketches, planes, pairs)
-    assert np.flatnonzero(evidence["agreeing"] > 40).tolist() == [4]
+    assert np.flatnonzero((evidence["agreement"] > 50).sum(1) > 40).tolist() == [4]
     for row, pair in zip(evidence, pairs, strict=True):
         number = pair["query"]
         assert confirm(planes[number], signal.sketches[number], pair["reference"]).tobytes() == row.tobytes()

@@ -22,6 +22,7 @@ from hashing.keypoints import Evidence, Pairs
 from hashing.media import Sampling
 from hashing.sandbox import Opened, Pool
 from hashing.signals import Signal, SignalType
+from indexer.descriptors import voters
 from indexer.enroll import Enrolled
 from indexer.index import Index
 from indexer.keypoint_matcher import MAX_CONFIRMED, MIN_VOTES
@@ -445,7 +446,7 @@ def test_checks_while_others_enroll_and_withdraw(desk: Desk) -> None:
     def work(signal: Signal) -> None:
         for _ in range(8):
             done = desk.shelf.enroll(signal)
-            searched = desk.shelf.index.descriptors([1])[0].vote(signal.sketches[0])
+            searched = desk.shelf.index.descriptors([1])[0].vote(voters(signal.sketches[0]))
             located = desk.shelf.record.sketches.locate(searched.sketch_pk[:4].tolist(), [1])
             if desk.shelf.content(done).content_pk not in located.content_pk:
                 wrong.append(done)

@@ -289,7 +289,9 @@ def test_a_collage_of_frames_finds_every_source(shelf: Shelf) -> None:
     done = [shelf.enroll(still(code)).content_id for code in codes(13, 5)]
     answer = shelf.match(film(codes(13, 5), np.arange(5.0)))
     assert sorted(match.content_id for match in answer.matches) == sorted(done)
-    assert sorted(match.segments[0].query_s for match in answer.matches) == [(n, n) for n in map(float, range(5))]
+    assert sorted(match.segments[0].query_s for match in answer.matches) == [
+        (max(n - 0.5, 0.0), min(n + 0.5, 4.0)) for n in range(5)
+    ], "each was shown up to half way to the frames beside it"
 
 
 # --- video ------------------------------------------------------------------------------

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from hashing.keypoints import EVIDENCE_DTYPE
+from hashing.keypoints import EVIDENCE_DTYPE, NOT_SHOWN, Evidence, no_evidence
 from hashing.signals import EXACT_BYTES, PERCEPTUAL, SignalType
 from indexer.policy import (
     MIN_BLOCKS,
     MIN_INLIERS,
     POLICIES,
+    WORST,
     Verdict,
     false_match_probability,
+    keypoint_features,
     keypoint_score,
     score_probability,
     tier,
@@ -55,42 +56,75 @@ def test_review_only_never_says_match() -> None:
         Verdict.REVIEW, Verdict.NO_MATCH,
     }  # fmt: skip
     scores = (-math.inf, *np.linspace(-50.0, 50.0, 1001).tolist(), 1e300)
-    assert {policy.score_verdict(score) for score in scores} == {Verdict.REVIEW, Verdict.NO_MATCH}
+    assert {policy.score_verdict(score, 0.0) for score in scores} == {Verdict.REVIEW, Verdict.NO_MATCH}
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_verdicts_change_at_the_scores(name: str) -> None:
+def test_verdicts_change_at_the_scores_and_the_probabilities(name: str) -> None:
     policy = POLICIES[name]
-    assert policy.score_verdict(policy.review_score) is Verdict.REVIEW
-    assert policy.score_verdict(math.nextafter(policy.review_score, -math.inf)) is Verdict.NO_MATCH
-    assert policy.score_verdict(-math.inf) is Verdict.NO_MATCH
-    if math.isfinite(policy.match_score):
-        assert policy.match_score > policy.review_score
-        assert policy.score_verdict(policy.match_score) is Verdict.MATCH
-        assert policy.score_verdict(math.nextafter(policy.match_score, -math.inf)) is Verdict.REVIEW
+    match, review = policy.match, policy.review
+    below, above = math.nextafter(review.least_score, -math.inf), math.nextafter(review.most_probability, 1.0)
+    assert policy.score_verdict(review.least_score, review.most_probability) is Verdict.REVIEW
+    assert policy.score_verdict(below, 0.0) is Verdict.NO_MATCH
+    assert policy.score_verdict(1e300, above) is Verdict.NO_MATCH
+    assert policy.score_verdict(-math.inf, 1.0) is Verdict.NO_MATCH
+    if math.isfinite(match.least_score):
+        assert match.least_score > review.least_score
+        assert match.most_probability < review.most_probability
+        assert policy.score_verdict(match.least_score, match.most_probability) is Verdict.MATCH
+        assert policy.score_verdict(math.nextafter(match.least_score, -math.inf), 0.0) is Verdict.REVIEW
+        assert policy.score_verdict(1e300, math.nextafter(match.most_probability, 1.0)) is Verdict.REVIEW
 
 
-def evidence(**values: float) -> NDArray[np.void]:
-    rows = np.zeros(1, EVIDENCE_DTYPE)
+def test_the_same_evidence_is_less_sure_in_a_larger_bank() -> None:
+    policy, score = POLICIES["default"], 2.0
+    found = [policy.score_verdict(score, score_probability(score, 2 * pictures)) for pictures in (100, 10**5, 10**7)]
+    assert found == [Verdict.MATCH, Verdict.REVIEW, Verdict.NO_MATCH]
+
+
+def evidence(*, blocks: int = 60, agreement: float = 0.8, worst: float | None = None, **values: float) -> Evidence:
+    """Return one row; `blocks` agree alike, but for nine in the middle if `worst` is told."""
+    rows = no_evidence()
     for name, value in values.items():
         rows[name] = value
+    square = rows["agreement"][0].reshape(8, 8)
+    square.flat[:blocks] = round(100 * agreement)
+    if worst is not None:
+        square[2:5, 2:5] = round(100 * worst)
     return rows
 
 
-GOOD = {"inliers": 120, "spread": 40, "blocks": 60, "agreeing": 55, "ratio": 0.6, "edges": 0.8, "area": 0.9}
+GOOD = {"inliers": 120, "spread": 40, "blocks": 60, "agreement": 0.8, "ratio": 0.6, "area": 0.9, "cover": 0.9}
 
 
 def test_few_inliers_are_no_evidence_whatever_else_agrees() -> None:
-    assert keypoint_score(evidence(**GOOD))[0] > POLICIES["strict"].match_score
+    assert keypoint_score(evidence(**GOOD))[0] > 2
     assert keypoint_score(evidence(**(GOOD | {"inliers": MIN_INLIERS - 1})))[0] == -math.inf
-    assert keypoint_score(evidence(**(GOOD | {"blocks": MIN_BLOCKS - 1, "agreeing": MIN_BLOCKS - 1})))[0] == -math.inf
-    assert keypoint_score(evidence())[0] == -math.inf
+    assert keypoint_score(evidence(**(GOOD | {"blocks": MIN_BLOCKS - 1})))[0] == -math.inf
+    assert keypoint_score(no_evidence())[0] == -math.inf
     assert len(keypoint_score(np.empty(0, EVIDENCE_DTYPE))) == 0
 
 
-@pytest.mark.parametrize("name", ["inliers", "agreeing", "ratio", "edges"])  # area is none: a crop is a copy too
+@pytest.mark.parametrize("name", ["ratio", "agreement"])  # area is none: a crop is a copy too
 def test_more_agreement_is_a_higher_score(name: str) -> None:
     assert keypoint_score(evidence(**(GOOD | {name: 0.5 * GOOD[name]})))[0] < keypoint_score(evidence(**GOOD))[0]
+
+
+def test_one_place_where_all_is_different_weighs_more_than_the_same_spread_out() -> None:
+    one = evidence(**GOOD, worst=-0.1)
+    mean = float(one["agreement"][one["agreement"] != NOT_SHOWN].mean()) / 100
+    spread = evidence(**(GOOD | {"agreement": mean}))
+    assert keypoint_score(one)[0] < keypoint_score(spread)[0]
+
+
+@given(st.lists(st.one_of(st.just(NOT_SHOWN), st.integers(-100, 100)), min_size=64, max_size=64))
+def test_the_worst_place_is_the_least_mean_of_nine_blocks(values: list[int]) -> None:
+    row = no_evidence()
+    row["agreement"][0] = values
+    square = np.array(values).reshape(8, 8)
+    places = [square[y : y + 3, x : x + 3].ravel() for y in range(6) for x in range(6)]
+    means = [part[part != NOT_SHOWN].mean() / 100 for part in places if (part != NOT_SHOWN).sum() > 4]
+    assert keypoint_features(row)[0, WORST] == pytest.approx(min(means, default=1.0))
 
 
 @given(st.floats(-50, 50), st.floats(0, 10), st.integers(0, 10**12), st.integers(0, 10**6))

@@ -11,7 +11,7 @@ from shelf import Shelf, bare, codes, film, frames, opened, still
 
 from hashing.signals import FRAME_DTYPE, Kind, SignalType, View
 from indexer.errors import UnknownContent
-from indexer.record import _frames, _signal_values
+from indexer.hashes import _signal_values, frames_of
 
 SHA, MD5 = SignalType.SHA256, SignalType.MD5
 
@@ -54,7 +54,10 @@ def test_rows_come_back_from_the_database_as_they_went(given_rows: list[tuple[in
         def __init__(self, values: dict[str, object]) -> None:
             self.__dict__.update(values)
 
-    assert _frames([Row(values) for values in _signal_values(1, rows)]).tobytes() == rows.tobytes()
+    assert (
+        frames_of([Row(values) for values in _signal_values(1, rows, np.zeros(len(rows), np.uint8))]).tobytes()
+        == rows.tobytes()
+    )
 
 
 def test_pages_follow_each_other_in_order_of_enrolment(shelf: Shelf) -> None:

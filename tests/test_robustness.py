@@ -2,18 +2,22 @@
 
 import io
 import json
+import shutil
+import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import corpus as made
-from benchmarks.robustness import clips, corpus, harness, images, scores
+from benchmarks.robustness import bank, clips, corpus, harness, images, peers, scores
 from benchmarks.robustness.clips_base import read
-from benchmarks.robustness.edits import EDITS, apply, family, pairs
+from benchmarks.robustness.edits import EDITS, apply
 from benchmarks.robustness.edits_base import resized
+from benchmarks.robustness.systems import SYSTEMS, Staydown, usable
 
 FAMILIES = {
     "codec": 9, "scale": 10, "crop": 12, "dihedral": 5, "rotation": 9, "frame": 7, "colour": 15, "blur_noise": 9,
@@ -49,14 +53,6 @@ def test_an_edit_with_other_pictures_says_so(small: list[NDArray[np.uint8]]) -> 
         apply("pip_50", small[0], 1)
 
 
-def test_chains_are_applied_in_a_row(small: list[NDArray[np.uint8]]) -> None:
-    names = pairs(3, 12)
-    assert names == pairs(3, 12)
-    assert [family(name) for name in names] == ["pairs", "pairs", "triples"] * 4
-    picture, *others = small
-    assert Image.open(io.BytesIO(apply(names[0], picture, 1, others))).size[0] >= 8
-
-
 def _write(folder: Path, count: int) -> None:
     folder.mkdir()
     for seed in range(count):
@@ -65,23 +61,100 @@ def _write(folder: Path, count: int) -> None:
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
 
 
-def test_a_tiny_run_finds_every_recompressed_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write(tmp_path / "photos", 14)
-    out = tmp_path / "out"
-    asked = "--edits jpeg_q90,mirror --systems pdq_31,pdq8_31,perception --bank 4 --queries 3 --processes 1"
-    arguments = ["images", str(tmp_path / "photos"), *asked.split(), "--out", str(out)]
-    monkeypatch.setattr("sys.argv", arguments)
-    items = [corpus._looked_at(path) for path in sorted((tmp_path / "photos").iterdir())]
-    split = corpus._split([item for item in items if item is not None], "tune")
-    assert split.duplicates == 1
-    assert split.bank
-    monkeypatch.setattr(corpus, "pictures", lambda folders, name, processes: split)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "photos"
+    _write(folder, 14)
+    return folder
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["images", *map(str, arguments), "--processes", "1"])
+    threads = cv2.getNumThreads()
     images.main()
-    report = json.loads((out / "images-tune.json").read_text())
+    cv2.setNumThreads(threads)
+
+
+def test_a_tiny_run_finds_every_recompressed_picture(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = "--edits jpeg_q90,mirror --systems pdq_31,pdq8_31,perception --bank 4 --queries 3"
+    _run(monkeypatch, photos, *asked.split(), "--out", tmp_path)
+    report = json.loads((tmp_path / "images-tune.json").read_text())
     assert report["families"]["pdq_31"] == {"codec": 1.0, "dihedral": 0.0, "all": 0.5}
     assert report["families"]["pdq8_31"]["all"] == 1.0
+    assert report["facts"]["duplicates removed"] == "1"
+    turned = [row for row in report["rows"] if row["edit"] == "mirror" and row["group"] == "recall"]
+    assert all(row["found_score"] < -31 for row in turned if row["system"] == "pdq_31")  # told, though not found
     assert not [row for row in report["rows"] if "wrong" in row]
-    assert "jpeg_q90" in (out / "images-tune.md").read_text()
+    assert str(photos) not in json.dumps(report)
+    assert "jpeg_q90" in (tmp_path / "images-tune.md").read_text()
+
+
+def test_a_bank_that_was_enrolled_is_opened_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other half fills it; nothing is enrolled twice, and the answers stay the same."""
+    enrolled: list[str] = []
+    enroll = Staydown.enroll
+    monkeypatch.setattr(Staydown, "enroll", lambda self, key, data: enrolled.append(key) or enroll(self, key, data))
+    asked = (
+        "--edits crop_edge_10 --systems pdq_31,staydown --queries 2 --edited-distractors 2 --split held_out --bank 12"
+    )
+    reports = []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        _run(monkeypatch, photos, "--fill", photos, "--home", tmp_path / "home", *asked.split(), "--out", out)
+        reports.append(json.loads((out / "images-held_out.json").read_text()))
+    first = reports[0]
+    assert len(enrolled) == len(set(enrolled)) == first["enrolled"]
+    assert first["families"]["staydown"]["all"] == 1.0
+    answers = [[{key: value for key, value in row.items() if key != "seconds"} for row in each["rows"]]
+               for each in reports]  # fmt: skip
+    assert answers[0] == answers[1]
+    split = corpus.pictures([photos], "held_out", 1, [photos], tmp_path / "home")
+    assert {item.split for item in split.fill} == {"tune"}
+    assert len(split.fill) + len(split.bank) == first["enrolled"]
+
+
+def test_another_bank_has_another_folder(photos: Path) -> None:
+    split = corpus.pictures([photos], "tune", 1)
+    items = [*split.bank, *split.distractors]
+    assert bank.fingerprint(items) == bank.fingerprint(items[::-1])
+    assert bank.fingerprint(items) != bank.fingerprint(items[1:])
+
+
+def test_what_was_looked_at_is_kept_until_the_file_changes(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(photos, copy)
+    (copy / "broken.jpg").unlink()
+    look, looked = corpus._looked_at, []
+    monkeypatch.setattr(corpus, "_looked_at", lambda path: looked.append(path) or look(path))
+    first = corpus.pictures([copy], "tune", 1, home=tmp_path / "home")
+    assert len(looked) == 15
+    again = corpus.pictures([copy], "tune", 1, home=tmp_path / "home")
+    assert [item.sha256 for item in again.bank] == [item.sha256 for item in first.bank]
+    assert len(looked) == 15
+    (copy / "3.jpg").write_bytes(made.jpeg(resized(made.picture(999), 240, 180), 90))
+    corpus.pictures([copy], "tune", 1, home=tmp_path / "home")
+    assert looked[15:] == [copy / "3.jpg"]
+
+
+def test_pictures_like_those_beside_are_left_out() -> None:
+    code = np.zeros((1, 32), np.uint8)
+    near, far = code.copy(), code + np.uint8(255)
+    near[0, 0] = 1
+    mine = corpus.Item(Path("a"), "aa", "x", code)
+    others = [corpus.Item(Path("b"), "bb", "x", near), corpus.Item(Path("c"), "cc", "x", far)]
+    assert [item.path.name for item in corpus.distinct(others, [mine])] == ["c"]
+    assert [item.path.name for item in corpus.distinct(others)] == ["b", "c"]
+
+
+def test_each_edit_has_pictures_of_its_own_while_they_last() -> None:
+    items = [corpus.Item(Path(str(number)), f"{number:064}", "x") for number in range(5)]
+    taken = [[item.path.name for item in images._slices(items, 2, number)] for number in range(3)]
+    assert taken == [["0", "1"], ["2", "3"], ["4", "0"]]
 
 
 def test_rates_have_wilson_intervals_and_the_rule_of_three() -> None:
@@ -124,3 +197,68 @@ def test_clips_tell_the_truth_about_their_times(short_clip: bytes) -> None:
     data, ((start, _, since, _),) = clips.apply("still", take, 1)
     assert Image.open(io.BytesIO(data)).format == "JPEG"
     assert (start, since) == (0.0, pytest.approx(take.seconds * 0.4))
+
+
+# --- peers ------------------------------------------------------------------------------
+
+_FAKE = """
+import numpy
+print("libraries print")
+class PHash:
+    def __init__(self, **settings): self.settings = settings
+    def compute(self, picture, hash_format):
+        if picture.shape[0] < 20: raise ValueError
+        return numpy.resize(picture[..., 0] > 100, 256) if self.settings["hash_size"] == 16 else None
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library called perception, for the other environment's Python."""
+    (tmp_path / "perception").mkdir()
+    (tmp_path / "perception" / "__init__.py").touch()
+    (tmp_path / "perception" / "hashers.py").write_text(_FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv(peers.PYTHON, sys.executable)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_peer_hashes_in_its_own_process(tmp_path: Path) -> None:
+    system = SYSTEMS["perception"](tmp_path)
+    picture = made.jpeg(resized(made.picture(3), 160, 120), 90)
+    system.enroll("known", picture)
+    system.enroll("tiny", made.jpeg(resized(made.picture(3), 16, 12), 90))
+    system.keep()
+    assert [(answer.key, answer.score, answer.verdict) for answer in system.query(picture)] == [("known", 0, "match")]
+    assert system.query(b"no picture") == []
+    system.close()
+    again = SYSTEMS["perception"](tmp_path)
+    assert again.knows("known")
+    assert again.knows("tiny")  # though it has no hash
+    again.close()
+
+
+@pytest.mark.usefixtures("library")
+def test_a_peer_that_has_ended_is_not_one_that_found_nothing() -> None:
+    peer = peers.Peer("perception")
+    peer._process.kill()
+    peer._process.wait()
+    with pytest.raises(RuntimeError, match="has ended"):
+        peer.hash(b"anything")
+    peer.close()
+
+
+def test_a_peer_that_is_not_installed_is_skipped_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usable(["pdq_31", "imagededup"]) == ["pdq_31"]
+    assert "imagededup is skipped" in capsys.readouterr().out
+
+
+def test_a_hash_tells_the_nearest_beyond_its_radius(tmp_path: Path) -> None:
+    system = SYSTEMS["pdq_31"](tmp_path)
+    pictures = {str(seed): made.jpeg(resized(made.picture(seed), 160, 120), 90) for seed in range(60, 68)}
+    for key, data in pictures.items():
+        system.enroll(key, data)
+    told = {answer.key: answer for answer in system.query(pictures["60"])}
+    assert len(told) >= 5
+    assert {key for key, answer in told.items() if answer.verdict == "match"} == {"60"}
+    assert all(answer.score < -31 for key, answer in told.items() if key != "60")

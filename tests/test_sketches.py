@@ -11,6 +11,7 @@ import pytest
 from shelf import Shelf, bare, codes, frames, opened, sketched, still
 
 from hashing.signals import Kind, Media, Signal, SignalType, Sketches
+from indexer.descriptors import voters
 from indexer.enroll import Enrolled
 from indexer.errors import NothingToEnroll
 from indexer.index import Index
@@ -271,8 +272,8 @@ def test_a_withdrawn_sketch_is_forgotten_at_the_next_refresh(shelf: Shelf) -> No
     shelf.index.refresh(shelf.record)
     assert shelf.index.sizes()["keypoints"] == 1
     [searched] = shelf.index.descriptors(banks(shelf))
-    assert len(searched.vote(picture(41).sketches[0]).votes) == 0
-    assert searched.vote(picture(42).sketches[0]).votes.tolist() == [300]
+    assert len(searched.vote(voters(picture(41).sketches[0])).votes) == 0
+    assert searched.vote(voters(picture(42).sketches[0])).votes.tolist() == [300]
 
 
 def test_a_deleted_banks_sketches_are_forgotten_with_the_next_snapshot(shelf: Shelf) -> None:
@@ -293,7 +294,7 @@ def test_after_a_snapshot_all_sketches_are_taken_in(shelf: Shelf) -> None:
     assert other.load(path, shelf.record)
     other.refresh(shelf.record)
     assert other.sizes()["keypoints"] == 2
-    assert other.descriptors(banks(shelf))[0].vote(picture(46).sketches[0]).votes.tolist() == [300]
+    assert other.descriptors(banks(shelf))[0].vote(voters(picture(46).sketches[0])).votes.tolist() == [300]
     same = Index(50)
     shelf.index.refresh(shelf.record)
     shelf.index.save(path, shelf.record)

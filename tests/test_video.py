@@ -10,7 +10,7 @@ from benchmarks import corpus
 from hashing import video
 from hashing.clips import Clip
 from hashing.hasher import Plan, hash_media
-from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch
+from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch_both
 from hashing.media import Frame, Limits, Sampling, sniff
 from hashing.pdq import pdq
 from hashing.signals import CLASSIC, PROFILE_OF_TYPE, TRANSFORMS, Frames, SignalType, distance, distances
@@ -128,9 +128,8 @@ def test_a_query_has_each_sketch_plain_and_mirrored_with_its_plane(photos: list[
         plain, over = found.planes[2 * number : 2 * number + 2]
         assert np.array_equal(plain, plane_of(frame))
         assert np.array_equal(over, plain[:, ::-1])
-        for row, plane in zip(found.sketches[2 * number :], (plain, over), strict=False):
-            assert (row["height"], row["width"]) == plane.shape
-            again = sketch(plane, QUERY_KEYPOINTS, mirrored=bool(row["mirrored"]))[0]
+        for row, again in zip(found.sketches[2 * number :], sketch_both(plain, QUERY_KEYPOINTS), strict=False):
+            assert (row["height"], row["width"]) == plain.shape
             for name in ("count", "grid", "keypoints"):
                 assert row[name].tobytes() == again[name].tobytes()
 
@@ -149,16 +148,38 @@ def test_there_are_never_more_sketches_than_the_limit(
     sampling: Sampling, most: int, name: str, photos: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video, name, 3)
-    found = hash_frames(shown(photos, 1.0, 8), sampling, KEYPOINTS)
-    assert len(found.sketches) == most
-    assert len(found.planes) == (6 if sampling is Sampling.SPARSE else 0)
-    assert found.count == 8
+    for count in range(1, 40):
+        found = hash_frames(shown(photos, 1.0, count), sampling, KEYPOINTS)
+        times_s = np.unique(found.sketches["timestamp_s"])
+        assert len(found.sketches) <= most
+        assert len(found.planes) == (len(found.sketches) if sampling is Sampling.SPARSE else 0)
+        assert found.count == count
+        assert len(set(np.diff(times_s))) <= 1, "they are spread evenly"
+        assert times_s[0] == 0
+        assert count - 1 - times_s[-1] < max(np.diff(times_s), default=1.0), "up to the end"
+
+
+def test_planes_belong_to_the_sketches_that_are_kept(photos: list[Picture], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_QUERY_SKETCHES", 3)
+    frames = shown(photos, 1.0, 9)
+    found = hash_frames(frames, Sampling.SPARSE, KEYPOINTS)
+    for row, plane in zip(found.sketches, found.planes, strict=True):
+        plain = plane_of(frames[int(row["timestamp_s"])])
+        assert np.array_equal(plane, plain[:, ::-1] if row["mirrored"] else plain)
+
+
+def test_a_scene_that_stands_is_sketched_in_its_turn_and_says_how_long_it_stood(photos: list[Picture]) -> None:
+    """A cut half a second after a sketch, and then nothing moves: without its turn it would have none."""
+    frames = [Frame(photos[0][::4, ::4], 0.0), *(Frame(photos[1][::4, ::4], 0.5 + n / 10) for n in range(20))]
+    found = hash_frames(frames, Sampling.DENSE, KEYPOINTS)
+    assert found.sketches["timestamp_s"].tolist() == [0.0, pytest.approx(1.0)]
+    assert found.sketches["until_s"].tolist() == [0.0, pytest.approx(2.4)]
 
 
 def test_a_query_keeps_no_more_planes_than_the_real_limit() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (60, 20, 24, 3), dtype=np.uint8)
     found = hash_frames([Frame(picture, float(time)) for time, picture in enumerate(noise)], Sampling.SPARSE, KEYPOINTS)
-    assert len(found.sketches) == len(found.planes) == 2 * video.MAX_QUERY_SKETCHES
+    assert video.MAX_QUERY_SKETCHES <= len(found.sketches) == len(found.planes) <= 2 * video.MAX_QUERY_SKETCHES
     assert found.count == 60
 
 

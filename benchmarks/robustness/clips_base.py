@@ -1,6 +1,7 @@
 """A clip in memory with the truth about its times, and how it is read and written."""
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -48,8 +49,8 @@ class Take:
         return Take(frames, self.fps, ((0.0, length, start, start + length),))
 
 
-def _decoded(container: "av.container.InputContainer", seconds: float) -> Iterator[tuple[float, Picture]]:
-    """Yield (time from the first frame, picture) of at most so many seconds."""
+def decoded(container: "av.container.InputContainer", seconds: float = math.inf) -> Iterator[tuple[float, Picture]]:
+    """Yield (time from the first frame, upright picture of 480 pixels at most) of at most so many seconds."""
     first: float | None = None
     for frame in container.decode(video=0):
         if frame.pts is None:
@@ -62,19 +63,24 @@ def _decoded(container: "av.container.InputContainer", seconds: float) -> Iterat
         yield frame.time - first, scaled(pixels, min(1.0, LONGEST_SIDE / max(pixels.shape[:2])))
 
 
-def read(data: bytes, seconds: float = 12.0) -> Take:
-    """Decode the first seconds of any clip: at most 480 pixels and 30 frames a second, at a constant rate."""
-    with av.open(io.BytesIO(data), "r") as container:
-        rate = float(container.streams.video[0].average_rate or 25)
-        timed = list(_decoded(container, seconds))
+def steady(timed: Sequence[tuple[float, Picture]], rate: float) -> Take:
+    """Return decoded frames at a constant rate of 30 a second at most; ValueError if there are none."""
     if not timed:
         raise ValueError("the clip has no frames")
     fps = min(rate, MAX_FPS)
     times = np.array([at for at, _ in timed])
+    times -= times[0]
     count = max(round((times[-1] + 1 / rate) * fps), 1)
     order = np.searchsorted(times, np.arange(count) / fps + 0.5 / rate, side="right") - 1
     frames = tuple(timed[max(place, 0)][1] for place in order.tolist())
     return Take(frames, fps, ((0.0, count / fps, 0.0, count / fps),))
+
+
+def read(data: bytes, seconds: float = 12.0) -> Take:
+    """Decode the first seconds of any clip: at most 480 pixels and 30 frames a second, at a constant rate."""
+    with av.open(io.BytesIO(data), "r") as container:
+        rate = float(container.streams.video[0].average_rate or 25)
+        return steady(list(decoded(container, seconds)), rate)
 
 
 Write = Callable[[Take], bytes]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.corpus import Picture
+from benchmarks.corpus import Field, Picture
 
 Rng = np.random.Generator
 Plain = Callable[[Picture], Picture]
@@ -42,6 +42,11 @@ def resized(picture: Picture, width: float, height: float) -> Picture:
     smaller = size[0] * size[1] < picture.shape[0] * picture.shape[1]
     kernel = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, size, interpolation=kernel), np.uint8)
+
+
+def resized_field(field: Field, width: int, height: int) -> Field:
+    """Return float32 values of another size, smoothly."""
+    return np.asarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def scaled(picture: Picture, factor: float) -> Picture:

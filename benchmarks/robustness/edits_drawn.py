@@ -23,13 +23,14 @@ def with_logo(share: float, picture: Picture, rng: Rng) -> Picture:
     return np.array(image)
 
 
-def _tiled_text(alpha: float, picture: Picture, rng: Rng) -> Picture:
+def with_tiled_text(alpha: float, picture: Picture, rng: Rng) -> Picture:
+    """Write a name slanted all over."""
     image = Image.fromarray(picture).convert("RGBA")
     layer = drawing.tiled_text(image.size, f"@{drawing.user(rng)}", round(255 * alpha))
     return np.array(Image.alpha_composite(image, layer).convert("RGB"))
 
 
-def _emoji(share: float, count: int, centred: bool, picture: Picture, rng: Rng) -> Picture:
+def with_emoji(share: float, count: int, centred: bool, picture: Picture, rng: Rng) -> Picture:
     """Lay emoji, a share of the longer side, at random places or in the middle."""
     image = Image.fromarray(picture)
     side = round(max(image.size) * share)
@@ -40,7 +41,7 @@ def _emoji(share: float, count: int, centred: bool, picture: Picture, rng: Rng) 
     return np.array(image)
 
 
-def _bar(share: float, picture: Picture, rng: Rng) -> Picture:
+def with_bar(share: float, picture: Picture, rng: Rng) -> Picture:
     """Lay a plain bar across, somewhere between a fifth and four fifths of the height."""
     height = picture.shape[0]
     tall = round(height * share)
@@ -50,7 +51,7 @@ def _bar(share: float, picture: Picture, rng: Rng) -> Picture:
     return result
 
 
-def _censored(how: str, picture: Picture, rng: Rng) -> Picture:
+def censored(how: str, picture: Picture, rng: Rng) -> Picture:
     """Make 15 % of the area unrecognisable: a box of the picture's shape near the middle."""
     height, width = picture.shape[:2]
     side = float(np.sqrt(0.15))
@@ -64,7 +65,7 @@ def _censored(how: str, picture: Picture, rng: Rng) -> Picture:
     return result
 
 
-def _meme(picture: Picture, rng: Rng) -> Picture:
+def with_meme_text(picture: Picture, rng: Rng) -> Picture:
     """Write two lines of white text with a black rim at the top and at the bottom."""
     image = Image.fromarray(picture)
     draw, size = ImageDraw.Draw(image), max(image.width // 12, 12)
@@ -98,12 +99,12 @@ def as_screenshot(dark: bool, picture: Picture, rng: Rng) -> Picture:
 
 def _overlay() -> list[Edit]:
     makes: dict[str, Chancy] = {f"logo_{share}": partial(with_logo, share / 100) for share in (10, 25)}
-    makes |= {f"tiled_text_{alpha}": partial(_tiled_text, alpha / 100) for alpha in (30, 60)}
-    makes |= {f"emoji_{share}": partial(_emoji, share / 100, 1, False) for share in (15, 30)}
-    makes |= {"emoji_50_centre": partial(_emoji, 0.5, 1, True), "emoji_4x20": partial(_emoji, 0.2, 4, False)}
-    makes["bar_15"] = partial(_bar, 0.15)
-    makes |= {f"censor_{how}_15": partial(_censored, how) for how in ("blur", "pixel", "black")}
-    makes["meme_text"] = _meme
+    makes |= {f"tiled_text_{alpha}": partial(with_tiled_text, alpha / 100) for alpha in (30, 60)}
+    makes |= {f"emoji_{share}": partial(with_emoji, share / 100, 1, False) for share in (15, 30)}
+    makes |= {"emoji_50_centre": partial(with_emoji, 0.5, 1, True), "emoji_4x20": partial(with_emoji, 0.2, 4, False)}
+    makes["bar_15"] = partial(with_bar, 0.15)
+    makes |= {f"censor_{how}_15": partial(censored, how) for how in ("blur", "pixel", "black")}
+    makes["meme_text"] = with_meme_text
     return [Edit(name, "overlay", chancy(make)) for name, make in makes.items()]
 
 

@@ -32,7 +32,7 @@ def _drawn(others: Sequence[Picture], rng: Rng, count: int) -> list[Picture]:
     return [others[order[number % len(order)]] for number in range(count)]
 
 
-def _inset(share: float, picture: Picture, rng: Rng, others: Sequence[Picture]) -> Picture:
+def inset(share: float, picture: Picture, rng: Rng, others: Sequence[Picture]) -> Picture:
     """Lay the picture, scaled to a share of its sides, at a random place of another photo of its size."""
     height, width = picture.shape[:2]
     ground = covering(_drawn(others, rng, 1)[0], width, height)
@@ -41,7 +41,7 @@ def _inset(share: float, picture: Picture, rng: Rng, others: Sequence[Picture]) 
     return paste(ground, small, left, round(rng.uniform(0.02, 0.98 - share) * height))
 
 
-def _collage(rows: int, columns: int, picture: Picture, rng: Rng, others: Sequence[Picture]) -> Picture:
+def collage(rows: int, columns: int, picture: Picture, rng: Rng, others: Sequence[Picture]) -> Picture:
     """Lay pictures side by side in cells of the picture's size, the picture in a random one."""
     height, width = picture.shape[:2]
     cells = [covering(other, width, height) for other in _drawn(others, rng, rows * columns - 1)]
@@ -51,7 +51,8 @@ def _collage(rows: int, columns: int, picture: Picture, rng: Rng, others: Sequen
     return scaled(whole, min(1.0, 1280 / max(whole.shape[:2])))
 
 
-def _blend(weight: float, picture: Picture, rng: Rng, others: Sequence[Picture]) -> Picture:
+def blended(weight: float, picture: Picture, rng: Rng, others: Sequence[Picture]) -> Picture:
+    """Mix the picture with another one; `weight` is the picture's."""
     ground = covering(_drawn(others, rng, 1)[0], picture.shape[1], picture.shape[0])
     return np.asarray(cv2.addWeighted(picture, weight, ground, 1 - weight, 0), np.uint8)
 
@@ -68,7 +69,7 @@ def perspective(share: float, picture: Picture, rng: Rng, level: int = 0) -> Pic
     return np.asarray(warped, np.uint8)
 
 
-def _photo_of_screen(picture: Picture, rng: Rng) -> Picture:
+def photo_of_screen(picture: Picture, rng: Rng) -> Picture:
     """Photograph a screen: slanted, with moiré, lighter tones and noise."""
     seen = perspective(0.06, picture, rng, 25)
     rows = np.arange(seen.shape[0], dtype=np.float32)[:, None]
@@ -80,15 +81,15 @@ def _photo_of_screen(picture: Picture, rng: Rng) -> Picture:
 
 
 def _embedding() -> list[Edit]:
-    makes: dict[str, Make] = {f"pip_{share}": partial(_inset, share / 100) for share in (70, 50, 33)}
-    makes |= {"collage_1x2": partial(_collage, 1, 2), "collage_2x2": partial(_collage, 2, 2)}
-    makes |= {f"blend_{weight}": partial(_blend, weight / 100) for weight in (80, 60)}
+    makes: dict[str, Make] = {f"pip_{share}": partial(inset, share / 100) for share in (70, 50, 33)}
+    makes |= {"collage_1x2": partial(collage, 1, 2), "collage_2x2": partial(collage, 2, 2)}
+    makes |= {f"blend_{weight}": partial(blended, weight / 100) for weight in (80, 60)}
     return [Edit(name, "embedding", make) for name, make in makes.items()]
 
 
 def _camera() -> list[Edit]:
     slants = [Edit(f"perspective_{share}", "camera", chancy(partial(perspective, share / 100))) for share in (5, 10)]
-    return [*slants, Edit("photo_of_screen", "camera", chancy(_photo_of_screen), quality=70)]
+    return [*slants, Edit("photo_of_screen", "camera", chancy(photo_of_screen), quality=70)]
 
 
 def _social(picture: Picture) -> Picture:

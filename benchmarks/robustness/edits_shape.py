@@ -18,7 +18,8 @@ def _longest(side: int, picture: Picture) -> Picture:
     return scaled(picture, side / max(picture.shape[:2]))
 
 
-def _stretched(factor: float, picture: Picture) -> Picture:
+def stretched(factor: float, picture: Picture) -> Picture:
+    """Make it wider by a factor."""
     return resized(picture, picture.shape[1] * factor, picture.shape[0])
 
 
@@ -37,11 +38,12 @@ def crop_edges(share: float, picture: Picture) -> Picture:
     return cropped(picture, share, share, share, share)
 
 
-def _crop_area(area: float, picture: Picture, rng: Rng) -> Picture:
+def crop_area(area: float, picture: Picture, rng: Rng) -> Picture:
     """Keep a part of the area at a random place, its aspect within 3:4 and 4:3 of the picture's."""
     aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     wide = min(np.sqrt(area * aspect), 1.0)
     tall = min(area / wide, 1.0)
+    wide = area / tall
     left, top = rng.uniform(0, 1 - wide), rng.uniform(0, 1 - tall)
     return cropped(picture, left, top, 1 - left - wide, 1 - top - tall)
 
@@ -51,7 +53,8 @@ def mirrored(picture: Picture) -> Picture:
     return np.ascontiguousarray(picture[:, ::-1])
 
 
-def _turned(quarters: int, picture: Picture) -> Picture:
+def turned(quarters: int, picture: Picture) -> Picture:
+    """Turn clockwise by quarters of a circle."""
     return np.ascontiguousarray(np.rot90(picture, -quarters))
 
 
@@ -90,7 +93,7 @@ def padded(rows: float, columns: float, level: int, picture: Picture) -> Picture
     return np.pad(picture, ((down, down), (across, across), (0, 0)), constant_values=level)
 
 
-def _frame(share: float, level: int, picture: Picture) -> Picture:
+def framed(share: float, level: int, picture: Picture) -> Picture:
     """Add a border equally wide on all sides, a share of the shorter one."""
     wide = round(min(picture.shape[:2]) * share)
     return np.pad(picture, ((wide, wide), (wide, wide), (0, 0)), constant_values=level)
@@ -115,7 +118,7 @@ def _scale() -> list[Edit]:
     }
     makes |= {f"longest_{side}": partial(_longest, side) for side in (128, 64)}
     makes["upscale_2x"] = partial(scaled, factor=2)
-    makes |= {f"stretch_w{factor}": partial(_stretched, factor) for factor in (1.1, 1.25, 1.5)}
+    makes |= {f"stretch_w{factor}": partial(stretched, factor) for factor in (1.1, 1.25, 1.5)}
     makes["square"] = _square
     return [Edit(name, "scale", simple(make)) for name, make in makes.items()]
 
@@ -128,13 +131,13 @@ def _crop() -> list[Edit]:
               for share in (10, 25)}  # fmt: skip
     makes["crop_top_25"] = simple(partial(cropped, left=0, top=0.25, right=0, bottom=0))
     makes["crop_left_top_25"] = simple(partial(cropped, left=0.25, top=0.25, right=0, bottom=0))
-    makes |= {f"crop_area_{area}": chancy(partial(_crop_area, area / 100)) for area in (70, 50, 30)}
+    makes |= {f"crop_area_{area}": chancy(partial(crop_area, area / 100)) for area in (70, 50, 30)}
     return [Edit(name, "crop", make) for name, make in makes.items()]
 
 
 def _dihedral() -> list[Edit]:
     makes: dict[str, Plain] = {"mirror": mirrored, "flip_v": lambda picture: np.ascontiguousarray(picture[::-1])}
-    makes |= {f"rot90_{90 * quarters}": partial(_turned, quarters) for quarters in (1, 2, 3)}
+    makes |= {f"rot90_{90 * quarters}": partial(turned, quarters) for quarters in (1, 2, 3)}
     return [Edit(name, "dihedral", simple(make)) for name, make in makes.items()]
 
 
@@ -145,8 +148,8 @@ def _rotation() -> list[Edit]:
 
 
 def _frames() -> list[Edit]:
-    makes: dict[str, Plain] = {"frame_black_6": partial(_frame, 1 / 16, 0)}
-    makes |= {f"frame_white_{share}": partial(_frame, share / 100, 255) for share in (10, 20)}
+    makes: dict[str, Plain] = {"frame_black_6": partial(framed, 1 / 16, 0)}
+    makes |= {f"frame_white_{share}": partial(framed, share / 100, 255) for share in (10, 20)}
     makes |= {f"letterbox_{share}": partial(padded, share / 100, 0.0, 0) for share in (10, 25)}
     makes["pillarbox_25"] = partial(padded, 0.0, 0.25, 0)
     makes["canvas_9x16_blur"] = on_blurred_canvas

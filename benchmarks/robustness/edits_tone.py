@@ -17,7 +17,8 @@ def bright(factor: float, picture: Picture) -> Picture:
     return clipped(picture.astype(np.float32) * np.float32(factor))
 
 
-def _contrast(factor: float, picture: Picture) -> Picture:
+def contrasted(factor: float, picture: Picture) -> Picture:
+    """Spread the levels about their mean by a factor."""
     middle = np.float32(picture.mean())
     return clipped((picture.astype(np.float32) - middle) * np.float32(factor) + middle)
 
@@ -37,7 +38,8 @@ def saturated(factor: float, picture: Picture) -> Picture:
     return np.array(ImageEnhance.Color(Image.fromarray(picture)).enhance(factor))
 
 
-def _hue(degrees: int, picture: Picture) -> Picture:
+def hue_turned(degrees: int, picture: Picture) -> Picture:
+    """Turn all hues by degrees of the colour circle."""
     turned = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), np.uint8).copy()
     turned[..., 0] = (turned[..., 0].astype(np.int32) + degrees // 2) % 180
     return np.asarray(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB), np.uint8)
@@ -99,10 +101,10 @@ def pixelated(cell: int, picture: Picture) -> Picture:
 
 def _colour() -> list[Edit]:
     makes: dict[str, Plain] = {f"brightness_{factor}": partial(bright, factor) for factor in (0.6, 1.5)}
-    makes |= {f"contrast_{factor}": partial(_contrast, factor) for factor in (0.5, 1.8)}
+    makes |= {f"contrast_{factor}": partial(contrasted, factor) for factor in (0.5, 1.8)}
     makes |= {f"gamma_{power}": partial(gamma, power) for power in (0.5, 2)}
     makes |= {"grey": grey, "saturation_2": partial(saturated, 2)}
-    makes |= {f"hue_{degrees}": partial(_hue, degrees) for degrees in (60, 180)}
+    makes |= {f"hue_{degrees}": partial(hue_turned, degrees) for degrees in (60, 180)}
     makes |= {"invert": _inverted, "sepia": _sepia, "vignette": _vignette}
     makes |= {"posterise_3": partial(_posterised, 3), "equalise": _equalised}
     return [Edit(name, "colour", simple(make)) for name, make in makes.items()]

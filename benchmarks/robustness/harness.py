@@ -1,35 +1,38 @@
-"""Runs tasks in worker processes, each with its own systems and the same bank; writes the report."""
+"""Runs tasks in worker processes, which open the same enrolled bank; writes the report."""
 
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 
+from benchmarks.corpus import jpeg, picture
 from benchmarks.measure import machine
+from benchmarks.robustness import bank as banks
 from benchmarks.robustness import scores
 from benchmarks.robustness.corpus import Item, workers
 from benchmarks.robustness.scores import Row
-from benchmarks.robustness.systems import SYSTEMS, Scored, System
+from benchmarks.robustness.systems import NEAR, SYSTEMS, Scored, System
 
 T = TypeVar("T")
-_SURER = ("review", "match")
+_SURER = (NEAR, "review", "match")
+_WARMING_UP = jpeg(picture(2, 64, 48), 90)
 _systems: list[System] = []  # of this worker process, filled by `begin`
 
 
-def begin(names: Sequence[str], bank: Iterable[Item]) -> None:
-    """Start this process's systems and enroll the bank."""
+def begin(names: Sequence[str], folder: Path) -> None:
+    """Open this process's systems, with what they know; a first question, not counted, has them load it."""
     cv2.setNumThreads(1)
-    _systems[:] = [SYSTEMS[name]() for name in names]
-    for item in bank:
-        data = item.path.read_bytes()
-        for system in _systems:
-            system.enroll(item.key, data)
+    _systems[:] = [SYSTEMS[name](folder) for name in names]
+    for system in _systems:
+        system.query(_WARMING_UP)
 
 
 def end() -> None:
@@ -48,7 +51,7 @@ def ask_for_answers(
     data: bytes, group: str, edit: str, family: str, query: Item | None, truth: str | None = None
 ) -> list[tuple[Row, Scored | None]]:
     """Ask every system; return its row, and what it said of the true content."""
-    name = str(query.path) if query else edit
+    name = query.name if query else edit
     found = []
     for system in _systems:
         start = time.perf_counter()
@@ -62,12 +65,16 @@ def _judged(row: Row, answers: Iterable[Scored], truth: str | None) -> tuple[Row
     right, wrong = None, None
     for answer in sorted(answers, key=_sureness):
         if answer.key == truth:
-            right, row = answer, replace(row, found=answer.verdict, found_score=answer.score)
+            right, row = answer, replace(row, found=_said(answer), found_score=answer.score)
         else:
             wrong = answer
     if wrong is not None:
-        row = replace(row, wrong=wrong.verdict, wrong_score=wrong.score, wrong_key=wrong.key)
+        row = replace(row, wrong=_said(wrong), wrong_score=wrong.score, wrong_key=wrong.key)
     return row, right
+
+
+def _said(answer: Scored) -> str | None:
+    return None if answer.verdict == NEAR else answer.verdict
 
 
 def _sureness(answer: Scored) -> tuple[int, float]:
@@ -75,17 +82,30 @@ def _sureness(answer: Scored) -> tuple[int, float]:
 
 
 def run(tasks: Sequence[T], measure: Callable[[T], list[Row]], names: Sequence[str], bank: Sequence[Item],
-        processes: int) -> list[Row]:  # fmt: skip
-    """Measure the tasks, in this process or in several; rows come in the order of the tasks."""
-    if processes == 1:
-        begin(names, bank)
-        try:
-            return [row for task in tasks for row in measure(task)]
-        finally:
-            end()
+        processes: int, home: Path | None = None) -> list[Row]:  # fmt: skip
+    """Enroll the bank, measure the tasks, in this process or in several; rows come in the order of the tasks.
+
+    Below `home` the bank stays for later runs; without, it is thrown away.
+    """
+    with nullcontext(home) if home else tempfile.TemporaryDirectory(prefix="staydown-robustness-") as place:
+        folder = banks.enroll(names, bank, Path(place), processes)
+        return _alone(tasks, measure, names, folder) if processes == 1 else _shared(
+            tasks, measure, names, folder, processes)  # fmt: skip
+
+
+def _alone(tasks: Sequence[T], measure: Callable[[T], list[Row]], names: Sequence[str], folder: Path) -> list[Row]:
+    begin(names, folder)
+    try:
+        return [row for task in tasks for row in measure(task)]
+    finally:
+        end()
+
+
+def _shared(tasks: Sequence[T], measure: Callable[[T], list[Row]], names: Sequence[str], folder: Path,
+            processes: int) -> list[Row]:  # fmt: skip
     rows: list[Row] = []
     start = time.monotonic()
-    with workers(processes, begin, names, bank) as pool:
+    with workers(processes, begin, names, folder) as pool:
         for number, found in enumerate(pool.map(measure, tasks), 1):
             rows += found
             if number % 20 == 0 or number == len(tasks):
@@ -120,15 +140,17 @@ def chosen(text: str, families: Mapping[str, str]) -> list[str]:
     return found
 
 
-def report(asked: argparse.Namespace, title: str, facts: Mapping[str, str], rows: Sequence[Row], stem: str) -> None:
+def report(asked: argparse.Namespace, title: str, facts: Mapping[str, str], rows: Sequence[Row], stem: str,
+           bank: Sequence[Item] = ()) -> None:  # fmt: skip
     """Write Markdown and JSON, or print the page."""
     facts = {**facts, "split": asked.split, "seed": str(asked.seed), **machine()}
-    page = scores.markdown(title, facts, rows)
+    names = {item.key: item.name for item in bank}
+    page = scores.markdown(title, facts, rows, names)
     if asked.out is None:
         print(page)
         return
     asked.out.mkdir(parents=True, exist_ok=True)
     name = f"{stem}-{asked.split}"
     (asked.out / f"{name}.md").write_text(page + "\n")
-    (asked.out / f"{name}.json").write_text(json.dumps(scores.document(facts, rows), indent=0))
+    (asked.out / f"{name}.json").write_text(json.dumps(scores.document(facts, rows, names), indent=0))
     print(page.partition("## Copies found by edit")[0], f"\n{asked.out / name}.md, .json")

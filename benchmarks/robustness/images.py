@@ -1,15 +1,18 @@
 """`python -m benchmarks.robustness.images FOLDER…`: which edited pictures are found, and which strangers are.
 
-Pictures that are edited are in the bank; the collages and backgrounds they are put into
-are not. Strangers come plain, through the same edits, as the most alike of the same
-folder, and as blank frames, of which nothing may be found.
+Pictures that are edited are in the bank, each edit's its own as long as there are; the
+collages and backgrounds they are put into are not. Strangers come plain, through the same
+edits, as the most alike of the same folder, and as blank frames, of which nothing may be
+found. Pictures of the folders `--fill` (those of the other half, say, which something was
+tuned on) stand in the bank and are never asked about.
 """
 
 import argparse
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,14 @@ import numpy as np
 from benchmarks.corpus import Picture
 from benchmarks.robustness import corpus, harness
 from benchmarks.robustness.corpus import Item, Split
-from benchmarks.robustness.edits import EDITS, apply, family, pairs
+from benchmarks.robustness.edits import CHAINS, SWEEPS, apply, chosen, family
 from benchmarks.robustness.edits_base import encode
+from benchmarks.robustness.edits_hard import ASSETS
 from benchmarks.robustness.scores import RECALL, Row
 from benchmarks.robustness.systems import usable
 
 _PARTNERS = 12  # pictures that the others are put into or beside
+_IN_A_TASK = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Task:
     seed: int
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _load(path: Path) -> Picture:
     return corpus.load(path)
 
@@ -80,29 +85,45 @@ def _slices(items: Sequence[Item], count: int, number: int) -> tuple[Item, ...]:
 
 def plan(split: Split, asked: argparse.Namespace, edits: Sequence[str]) -> tuple[list[Item], list[Task]]:
     """Return what is enrolled and what is asked."""
-    bank = list(split.bank[: asked.bank])
+    known = split.bank[: asked.bank]
+    bank = [*known, *split.fill][: asked.bank]
     strangers = [*split.distractors, *split.bank[asked.bank :]]
     partners, strangers = tuple(strangers[:_PARTNERS]), strangers[_PARTNERS:]
-    tasks = [Task(RECALL, edit, tuple(bank[: asked.queries]), partners, asked.seed) for edit in edits]
+    ask = partial(_tasks, partners=partners, seed=asked.seed)
+    tasks = [*_through(RECALL, edits, known, asked.queries, ask)] if known else []
     if strangers:
-        edited = [_slices(strangers, asked.edited_distractors, number) for number in range(len(edits))]
-        tasks += [Task("distractors, edited", edit, part, partners, asked.seed)
-                  for edit, part in zip(edits, edited, strict=True)]  # fmt: skip
-        tasks += _as_they_are("distractors, plain", strangers[: asked.distractors], partners)
-        tasks += _as_they_are("look-alikes", corpus.look_alikes(strangers, bank, asked.look_alikes), partners)
+        tasks += _through("distractors, edited", edits, strangers, asked.edited_distractors, ask)
+        tasks += ask("distractors, plain", "", strangers[: asked.distractors])
+        tasks += ask("look-alikes", "", corpus.look_alikes(strangers, bank, asked.look_alikes))
     return bank, [*tasks, Task("blank", "", (), (), asked.seed)]
 
 
-def _as_they_are(group: str, items: Sequence[Item], partners: tuple[Item, ...]) -> list[Task]:
-    return [Task(group, "", tuple(items[start : start + 25]), partners, 0) for start in range(0, len(items), 25)]
+def _through(group: str, edits: Sequence[str], items: Sequence[Item], count: int,
+             ask: Callable[[str, str, Sequence[Item]], list[Task]]) -> Iterator[Task]:  # fmt: skip
+    """Yield the tasks of each edit: each of a sweep has the same pictures, each chain one."""
+    fixed: dict[str, int] = {}
+    for number, edit in enumerate(edits):
+        kind = family(edit)
+        place = fixed.setdefault(edit.partition("~")[0], number) if kind == SWEEPS else number
+        yield from ask(group, edit, _slices(items, 1 if kind in CHAINS else count, place))
+
+
+def _tasks(group: str, edit: str, items: Sequence[Item], partners: tuple[Item, ...], seed: int) -> list[Task]:
+    """Return tasks of a few pictures each, so that no process waits long for another."""
+    return [Task(group, edit, tuple(items[start : start + _IN_A_TASK]), partners, seed + start)
+            for start in range(0, len(items), _IN_A_TASK)]  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = harness.parser("pictures", "all, pairs, or families and names with commas between")
+    parser = harness.parser("pictures", "all, pairs, triples, chains, harder, sweeps, families, names; commas between")
     parser.add_argument("--distractors", type=int, default=400, help="how many strangers are asked about as they are")
     parser.add_argument("--edited-distractors", type=int, default=8, help="how many strangers for each edit")
     parser.add_argument("--look-alikes", type=int, default=200, help="how many look-alikes of the same folder's name")
-    parser.add_argument("--chains", type=int, default=60, help="how many pairs and triples, if --edits is pairs")
+    parser.add_argument("--fill", type=Path, nargs="+", default=[], help="folders whose pictures only fill the bank")
+    parser.add_argument("--home", type=Path, help="folder in which the enrolled bank is kept for later runs")
+    parser.add_argument("--chains", type=int, default=200, help="how many pairs, triples or longer chains, if asked")
+    parser.add_argument("--assets", type=Path, help="AugLy's folder of assets, for the edits augly_…")
+    parser.add_argument("--stem", default="images", help="beginning of the report's file names")
     return parser
 
 
@@ -110,21 +131,29 @@ def main() -> None:
     """Be `python -m benchmarks.robustness.images`."""
     asked = _parser().parse_args()
     start = time.monotonic()
-    names = {name: edit.family for name, edit in EDITS.items()}
-    edits = pairs(asked.seed, asked.chains) if asked.edits == "pairs" else harness.chosen(asked.edits, names)
+    if asked.assets is not None:
+        os.environ[ASSETS] = str(asked.assets)
+    edits = chosen(asked.edits, asked.seed, asked.chains)
     systems = usable(asked.systems.split(","))
-    split = corpus.pictures(asked.folders, asked.split, asked.processes)
+    split = corpus.pictures(asked.folders, asked.split, asked.processes, asked.fill, asked.home)
     bank, tasks = plan(split, asked, edits)
-    rows = harness.run(tasks, measure, systems, bank, asked.processes)
-    facts = {
-        "pictures enrolled": str(len(bank)),
-        "strangers at hand": str(len(split.distractors) + len(split.bank) - len(bank)),
+    rows = harness.run(tasks, measure, systems, bank, asked.processes, asked.home)
+    facts = _facts(asked, split, len(bank), tasks) | {"took": f"{time.monotonic() - start:.0f} s"}
+    harness.report(asked, "Pictures", facts, rows, asked.stem, bank)
+
+
+def _facts(asked: argparse.Namespace, split: Split, enrolled: int, tasks: Sequence[Task]) -> dict[str, str]:
+    copied = {item.key for task in tasks if task.group == RECALL for item in task.items}
+    edits = {task.edit for task in tasks if task.group == RECALL}
+    own = min(asked.bank, len(split.bank))
+    return {
+        "pictures enrolled": f"{enrolled}, of which {enrolled - own} only fill the bank and are never asked about",
+        "strangers at hand": str(len(split.distractors) + len(split.bank) - own),
         "duplicates removed": str(split.duplicates),
-        "edited queries": f"{asked.queries} for each of {len(edits)} edits",
+        "edited queries": f"{asked.queries} for each of {len(edits)} edits, of {len(copied)} different pictures",
         "folders": ", ".join(folder.name for folder in asked.folders),
-        "took": f"{time.monotonic() - start:.0f} s",
+        "folders that fill the bank": ", ".join(folder.name for folder in asked.fill) or "none",
     }
-    harness.report(asked, "Pictures", facts, rows, "images-pairs" if asked.edits == "pairs" else "images")
 
 
 if __name__ == "__main__":

@@ -1,93 +1,149 @@
 """`python -m benchmarks.robustness.keypoint_fit FOLDER…`: the numbers by which policy scores keypoint evidence.
 
-A bank of pictures of the tune split is sketched. Copies of some, made by every edit, and
-strangers through the same edits ask it; every candidate that the votes bring is
-confirmed. A logistic regression then tells right pairs from wrong ones, and the tail of
-the scores that wrong pairs reach is fitted as a straight line in its logarithm. Prints
-the constants of `indexer/policy.py`, and the recall of the edits at several scores.
+A bank of pictures of the tune half (and of `--fill` folders) is sketched. It is asked about
+copies of some by every edit, strangers as they are and through the same edits, and each of
+its own pictures: what else of the bank looks like it. Every candidate that the votes bring
+is confirmed. A logistic regression tells right pairs from wrong ones; the scores of the
+surest wrong answer to each stranger give the null distribution. Prints the constants of
+`indexer/policy.py`, and recall and wrong answers at several scores.
+
+Public sets hold pictures twice. Pairs that were looked at and show the same picture or
+thing stand in `same.txt` beside this file, by the beginnings of their SHA-256.
 """
 
 import argparse
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.corpus import Picture
 from benchmarks.measure import machine
 from benchmarks.robustness import corpus
-from benchmarks.robustness.corpus import Split
+from benchmarks.robustness.corpus import Item, Split
 from benchmarks.robustness.edits import EDITS, apply
 from benchmarks.robustness.edits_base import decode
 from hashing.hasher import confirm_pairs
-from hashing.keypoints import ENROLL_KEYPOINTS, PAIR_DTYPE, QUERY_KEYPOINTS, plane_of, sketch
+from hashing.keypoints import (
+    ENROLL_KEYPOINTS,
+    PAIR_DTYPE,
+    QUERY_KEYPOINTS,
+    Evidence,
+    plane_of,
+    sketch,
+    sketch_both,
+    turned_over,
+)
 from hashing.media import Frame
 from hashing.signals import Sketches
-from indexer.descriptors import Descriptors
+from indexer.descriptors import Descriptors, voters
 from indexer.keypoint_matcher import CANDIDATES, MIN_VOTES
-from indexer.policy import MIN_BLOCKS, MIN_INLIERS, keypoint_features
+from indexer.policy import keypoint_enough, keypoint_features
 
 Floats = NDArray[np.float64]
 _STEPS, _RIDGE = 60, 0.5
-_SAME_SCORE = 6.0  # a stranger that scores so high was looked at, and is the same picture
+_PARTNERS = 12
+_SAME = Path(__file__).with_name("same.txt")
+COPY, PLAIN, EDITED, ALIKE = "copies", "strangers", "strangers, edited", "look-alikes"
 
 
 @dataclass(slots=True)
 class Bank:
     """Sketched pictures and the search over them; kept for the worker processes."""
 
+    items: Sequence[Item]
     sketches: Sketches
     descriptors: Descriptors
-    split: Split
     partners: list[Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One picture that is asked about, edited if an edit is named."""
+
+    kind: str
+    item: Item
+    edit: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The candidates of one query: whether each is the picture itself, and its features (n, 9)."""
+
+    query: Query
+    right: NDArray[np.bool_]
+    features: Floats
 
 
 _banks: list[Bank] = []
 
 
-def _sketch_bank(split: Split, size: int) -> None:
-    rows = [sketch(plane_of(Frame(corpus.load(item.path))), ENROLL_KEYPOINTS) for item in split.bank[:size]]
-    bank = Bank(np.concatenate(rows), Descriptors(), split, [corpus.load(i.path) for i in split.distractors[-12:]])
-    bank.descriptors.add(np.arange(len(rows)), bank.sketches)
+def _sketched(path: Path) -> Sketches:
+    return sketch(plane_of(Frame(corpus.load(path))), ENROLL_KEYPOINTS)
+
+
+def _open_bank(items: Sequence[Item], sketches: Sketches, partners: Sequence[Path]) -> None:
+    bank = Bank(items, sketches, Descriptors(), [corpus.load(path) for path in partners])
+    bank.descriptors.add(np.arange(len(items)), sketches)
     _banks[:] = [bank]
 
 
-def _candidates(picture: Picture) -> tuple[list[int], Floats]:
-    """Return the numbers of the bank's pictures that the votes bring, and the features of each."""
+def _candidates(picture: Picture) -> tuple[list[int], Evidence]:
+    """Return the numbers of the bank's pictures that the votes bring, and the evidence for each."""
     bank, plane = _banks[0], plane_of(Frame(picture))
-    planes = [plane, np.ascontiguousarray(plane[:, ::-1])]
-    rows = np.concatenate([sketch(p, QUERY_KEYPOINTS, mirrored=bool(n)) for n, p in enumerate(planes)])
+    planes, rows = [plane, turned_over(plane)], sketch_both(plane, QUERY_KEYPOINTS)
     found: list[tuple[int, int]] = []
     for number, row in enumerate(rows):
-        votes = bank.descriptors.vote(row)
+        votes = bank.descriptors.vote(voters(row))
         best = zip(votes.sketch_pk[:CANDIDATES].tolist(), votes.votes[:CANDIDATES].tolist(), strict=True)
         found += [(number, pk) for pk, count in best if count >= MIN_VOTES]
     pairs = np.zeros(len(found), PAIR_DTYPE)
     pairs["query"], pairs["reference"] = [n for n, _ in found], bank.sketches[[pk for _, pk in found]]
-    evidence = confirm_pairs(rows, planes, pairs)
-    usable = (evidence["inliers"] >= MIN_INLIERS) & (evidence["blocks"] >= MIN_BLOCKS)
-    return [pk for (_, pk), use in zip(found, usable, strict=True) if use], keypoint_features(evidence[usable])
+    return [pk for _, pk in found], confirm_pairs(rows, planes, pairs)
 
 
-def _agreement(features: Floats) -> float:
-    return float(features[0] * max(features[5], 0.0))
+def ask(query: Query) -> Asked:
+    """Ask this process's bank."""
+    bank, picture = _banks[0], corpus.load(query.item.path)
+    if query.edit:
+        picture = decode(apply(query.edit, picture, query.seed, bank.partners))
+    numbers, evidence = _candidates(picture)
+    usable = keypoint_enough(evidence)
+    found = [bank.items[number].sha256 for number, use in zip(numbers, usable, strict=True) if use]
+    right = np.array([digest == query.item.sha256 for digest in found], bool)
+    known = np.array([_same(digest, query.item.sha256) for digest in found], bool)
+    features = keypoint_features(evidence[usable])
+    return Asked(query, right[~known], features[~known])
 
 
-def _ask(name: str, queries: int) -> tuple[list[Floats], list[Floats], int]:
-    """Return features of right pairs and of wrong ones, and how many copies were asked about."""
-    bank, seed = _banks[0], zlib.crc32(name.encode()) % 9973
-    right, wrong = [], []
-    for number in range(queries):
-        truth = (seed + 131 * number) % len(bank.sketches)
-        stranger = bank.split.distractors[(seed + 37 * number) % (len(bank.split.distractors) - 12)]
-        for path, true in ((bank.split.bank[truth].path, truth), (stranger.path, -1)):
-            pks, features = _candidates(decode(apply(name, corpus.load(path), number, bank.partners)))
-            mine = [row for pk, row in zip(pks, features, strict=True) if pk == true]
-            right += sorted(mine, key=_agreement)[-1:]  # the others of the same picture are mirrored or misplaced
-            wrong += [row for pk, row in zip(pks, features, strict=True) if pk != true]
-    return right, wrong, queries
+def _pairs_looked_at() -> frozenset[frozenset[str]]:
+    lines = (line.partition("#")[0].split() for line in _SAME.read_text().splitlines())
+    return frozenset(frozenset(words) for words in lines if words)
+
+
+_looked_at = _pairs_looked_at()
+
+
+def _same(one: str, other: str) -> bool:
+    """Say whether two pictures were looked at and show the same."""
+    return frozenset((one[:12], other[:12])) in _looked_at
+
+
+def queries(split: Split, copies: int) -> Iterator[Query]:
+    """Yield everything that is asked."""
+    strangers = split.distractors[:-_PARTNERS]
+    for edit in EDITS:
+        start = zlib.crc32(edit.encode()) % 9973
+        for number in range(copies):
+            yield Query(COPY, split.bank[(start + 131 * number) % len(split.bank)], edit, number)
+            yield Query(EDITED, strangers[(start + 37 * number) % len(strangers)], edit, number)
+    yield from (Query(PLAIN, item, "", 0) for item in strangers)
+    yield from (Query(ALIKE, item, "", 0) for item in split.bank)
 
 
 def logistic(features: Floats, right: NDArray[np.bool_]) -> Floats:
@@ -105,43 +161,70 @@ def logistic(features: Floats, right: NDArray[np.bool_]) -> Floats:
     return np.append(plain, weights[-1] - float(plain @ mean))
 
 
-def tail(scores: Floats, asked: int) -> tuple[float, float]:
-    """Return log10 of the rate of wrong scores at 0 for one of `asked` comparisons, and its fall a point."""
-    ordered = np.sort(scores[scores < _SAME_SCORE])[::-1]
-    ranks = np.arange(4, min(len(ordered), 120))
-    slope, start = np.polyfit(ordered[ranks], np.log10((ranks + 1) / asked), 1)
+def surest(asked: Sequence[Asked], scores: Sequence[Floats], kind: str, *, right: bool) -> Floats:
+    """Return the highest score of each query of a kind among its right or its wrong candidates; -inf if none."""
+    return np.array(
+        [
+            score[each.right == right].max(initial=-np.inf)
+            for each, score in zip(asked, scores, strict=True)
+            if each.query.kind == kind
+        ]
+    )
+
+
+def tail(scores: Floats, compared: int) -> tuple[float, float]:
+    """Return log10 of the rate of false pairs at score 0 for one of `compared` pairs a query, and its fall a point.
+
+    A straight line through the logarithm of the rates from the fifth surest answer to where
+    one query in twenty has one as sure.
+    """
+    ordered = np.sort(scores)[::-1]
+    ranks = np.arange(4, max(len(ordered) // 20, 8))
+    rates = -np.log1p(-(ranks + 1) / len(ordered)) / compared
+    slope, start = np.polyfit(ordered[ranks], np.log10(rates), 1)
     return float(start), float(-slope)
+
+
+def _print(asked: Sequence[Asked], weights: Floats, compared: int) -> None:
+    scores = [each.features @ weights[:-1] + weights[-1] for each in asked]
+    copies = surest(asked, scores, COPY, right=True)
+    wrong = {kind: surest(asked, scores, kind, right=False) for kind in (PLAIN, EDITED, ALIKE, COPY)}
+    print("weights", weights[:-1].round(3).tolist(), "bias", round(float(weights[-1]), 3))
+    print("tail", tail(np.concatenate([wrong[PLAIN], wrong[EDITED]]), compared))
+    print("queries", {kind: len(found) for kind, found in wrong.items()})
+    for least in (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0):
+        share = {kind: int((found >= least).sum()) for kind, found in wrong.items()}
+        print(f"score >= {least}: copies {(copies >= least).mean():.4f}, wrong", share)
+    for kind in wrong:
+        first = sorted(
+            (
+                (float(score[~each.right].max(initial=-np.inf)), each.query.item.name, each.query.edit)
+                for each, score in zip(asked, scores, strict=True) if each.query.kind == kind
+            ), reverse=True,
+        )  # fmt: skip
+        print("surest wrong,", kind, [(round(score, 1), name, edit) for score, name, edit in first[:8]])
 
 
 def main() -> None:
     """Collect, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--bank", type=int, default=1500)
-    parser.add_argument("--queries", type=int, default=6)
+    parser.add_argument("--fill", type=Path, nargs="*", default=[], help="folders whose pictures stand in the bank")
+    parser.add_argument("--queries", type=int, default=8, help="how many copies, and strangers, for each edit")
+    parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    split = corpus.pictures(asked.folders, "tune")
-    right: list[Floats] = []
-    wrong: list[Floats] = []
-    copies = 0
-    with corpus.workers(2, _sketch_bank, split, asked.bank) as processes:
-        for found in processes.map(_ask, EDITS, [asked.queries] * len(EDITS)):
-            right, wrong, copies = right + found[0], wrong + found[1], copies + found[2]
-    features = np.array(right + wrong)
-    truth = np.arange(len(features)) < len(right)
-    weights = logistic(features, truth)
-    scores = features @ weights[:-1] + weights[-1]
-    bank = min(asked.bank, len(split.bank))
-    print(machine())
-    print(
-        f"{copies} copies and as many strangers against {bank} pictures: {len(right)} right pairs, {len(wrong)} wrong"
-    )
-    print("weights", weights.round(3).tolist())
-    print("tail", tail(scores[~truth], 2 * copies * 2 * bank))
-    for least in (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0):
-        share, false = (scores[truth] >= least).sum() / copies, int((scores[~truth] >= least).sum())
-        print(f"score >= {least}: recall {share:.3f}, wrong pairs {false}")
-    print("highest wrong", np.sort(scores[~truth])[::-1][:12].round(2).tolist())
+    split = corpus.pictures(asked.folders, "tune", asked.processes, asked.fill)
+    items = [*split.bank, *split.fill]
+    with corpus.workers(asked.processes, cv2.setNumThreads, 1) as pool:
+        sketches = np.concatenate(list(pool.map(_sketched, [item.path for item in items], chunksize=64)))
+    partners = [item.path for item in split.distractors[-_PARTNERS:]]
+    with corpus.workers(asked.processes, _open_bank, items, sketches, partners) as pool:
+        answers = list(pool.map(ask, queries(split, asked.queries), chunksize=32))
+    right = np.concatenate([each.right for each in answers])
+    features = np.concatenate([each.features for each in answers])
+    used = np.concatenate([each.right <= (each.query.kind == COPY) for each in answers])  # itself, plain, is no copy
+    print(machine(), f"{len(items)} pictures enrolled, {len(split.bank)} of them asked about")
+    _print(answers, logistic(features[used], right[used]), 2 * len(items))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+APART = ("pairs", "triples", "chains", "harder", "sweeps")  # families that are in no mean of the list of edits
+CHAINED = APART[:3]
 RECALL = "recall"  # the group of rows whose query is a copy; in all other groups nothing may be found
 Span = tuple[float, float, float, float]  # query's start and end, reference's start and end
 _Z = 1.959963985  # 95 %
+_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,13 @@ class Row:
     seconds: float
     found: str | None = None  # the verdict on the true content; None in groups without one
     found_score: float | None = None
-    wrong: str | None = None  # the surest verdict on any other content
+    wrong: str | None = None  # the surest verdict on any other content; where None, the score only says how near
     wrong_score: float | None = None
     wrong_key: str | None = None
     placed: bool | None = None  # of a video: whether the times that were told are right
     covered: float | None = None  # of a video: which share of the copied seconds was told
+    iou_query: float | None = None  # of a video: told seconds against copied ones, in the upload
+    iou_reference: float | None = None  # and in the known clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Rate:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{100 * self.value:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+        digits = 1 if self.n >= 200 else 0
+        return f"{100 * self.value:.{digits}f} ({100 * low:.{digits}f}–{100 * high:.{digits}f})"
 
 
 def _shown_at(span: Span, query_s: float) -> float:
@@ -87,6 +93,30 @@ def covered(told: Sequence[Span], truth: Sequence[Span]) -> float:
     return min(sum(end - start for start, end, _, _ in told) / length, 1.0) if length else 1.0
 
 
+def _length(intervals: Sequence[tuple[float, float]]) -> float:
+    """Return how many seconds lie in at least one of the intervals."""
+    length_s, reached_s = 0.0, -math.inf
+    for start_s, end_s in sorted(intervals):
+        length_s += max(end_s - max(start_s, reached_s), 0.0)
+        reached_s = max(reached_s, end_s)
+    return length_s
+
+
+def iou(told: Sequence[tuple[float, float]], truth: Sequence[tuple[float, float]]) -> float | None:
+    """Return the seconds in both over the seconds in either; None where the truth is a moment and has none."""
+    told, truth = [(min(pair), max(pair)) for pair in told], [(min(pair), max(pair)) for pair in truth]
+    either = _length([*told, *truth])
+    return (_length(told) + _length(truth) - either) / either if _length(truth) else None
+
+
+def overlaps(told: Sequence[Span], truth: Sequence[Span]) -> tuple[float | None, float | None]:
+    """Return the IoU of the seconds told with the truth, on the upload's axis and on the known clip's."""
+    return (
+        iou([span[:2] for span in told], [span[:2] for span in truth]),
+        iou([span[2:] for span in told], [span[2:] for span in truth]),
+    )
+
+
 def recall(rows: Sequence[Row], verdicts: Sequence[str] = ("match", "review")) -> Rate:
     """Count the copies that were found with one of these verdicts."""
     return Rate(sum(row.found in verdicts for row in rows), len(rows))
@@ -106,13 +136,17 @@ def by_edit(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
     return found
 
 
+def _families_of(row: Row) -> tuple[str, ...]:
+    return (row.family,) if row.family in APART else (row.family, "all")
+
+
 def family_means(rows: Sequence[Row], system: str, verdicts: Sequence[str] = ("match", "review")) -> dict[str, float]:
-    """Return the mean over the edits of each family, and over all edits as `all`."""
+    """Return the mean over the edits of each family, and over all edits of the list as `all`."""
     rates: dict[str, list[float]] = {}
     for group in by_edit(rows, system).values():
         rate = recall(group, verdicts).value
-        rates.setdefault(group[0].family, []).append(rate)
-        rates.setdefault("all", []).append(rate)
+        for name in _families_of(group[0]):
+            rates.setdefault(name, []).append(rate)
     means = {name: statistics.fmean(values) for name, values in rates.items()}
     return {name: means[name] for name in [*(name for name in means if name != "all"), "all"] if name in means}
 
@@ -138,10 +172,35 @@ def _families(rows: Sequence[Row]) -> list[str]:
     count: dict[str, set[str]] = {}
     for row in rows:
         if row.group == RECALL:
-            count.setdefault(row.family, set()).add(row.edit)
-            count.setdefault("all", set()).add(row.edit)
+            for name in _families_of(row):
+                count.setdefault(name, set()).add(row.edit)
     body = ([name, str(len(count[name])), *(f"{100 * mean[name]:.1f}" for mean in means)] for name in means[0])
     return _table(["family", "edits", *(title for title, _, _ in columns)], body)
+
+
+def pooled(rows: Iterable[Row], key: Callable[[Row], Iterable[str]]) -> dict[str, list[Row]]:
+    """Return the rows of copies by each of the names that `key` gives a row."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for name in key(row) if row.group == RECALL else ():
+            found.setdefault(name, []).append(row)
+    return found
+
+
+def _steps(row: Row) -> list[str]:
+    """Return the kinds of edit in a chain, and of other edits nothing."""
+    steps = row.edit.rpartition(":")[2].split("+") if row.family in CHAINED else []
+    return [f"{row.family} with {step.partition('~')[0]}" for step in steps]
+
+
+def _pooled(rows: Sequence[Row], what: str, key: Callable[[Row], Iterable[str]]) -> list[str]:
+    """Return a table of shares of queries with intervals."""
+    columns = _columns(rows)
+    tables = {system: pooled((row for row in rows if row.system == system), key) for _, system, _ in columns}
+    first = next(iter(tables.values()))
+    body = ([name, str(len(group)), *(str(recall(tables[system][name], verdicts)) for _, system, verdicts in columns)]
+            for name, group in sorted(first.items(), key=lambda pair: pair[0] == "all"))  # fmt: skip
+    return _table([what, "n", *(title for title, _, _ in columns)], body) if first else []
 
 
 def _edits(rows: Sequence[Row]) -> list[str]:
@@ -151,12 +210,12 @@ def _edits(rows: Sequence[Row]) -> list[str]:
     body = (
         [edit, group[0].family, str(len(group)),
          *(str(recall(tables[system][edit], verdicts)) for _, system, verdicts in columns)]
-        for edit, group in first.items()
+        for edit, group in first.items() if group[0].family not in CHAINED
     )  # fmt: skip
     return _table(["edit", "family", "n", *(title for title, _, _ in columns)], body)
 
 
-def _alarms(rows: Sequence[Row]) -> list[str]:
+def _alarms(rows: Sequence[Row], enrolled: int) -> list[str]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.group, row.system), []).append(row)
@@ -164,9 +223,27 @@ def _alarms(rows: Sequence[Row]) -> list[str]:
     for (group, system), mine in sorted(groups.items()):
         sure, unsure = false(mine, "match"), false(mine, "review")
         name = "wrong content beside a copy" if group == RECALL else group
-        body.append([name, system, str(len(mine)), str(sure.hits), f"{sure.bound:.2g}", str(unsure.hits),
-                     f"{unsure.bound:.2g}"])  # fmt: skip
-    return _table(["queries", "system", "n", "match", "rate below (95 %)", "review", "rate below (95 %)"], body)
+        pairs = f"{len(mine) * enrolled:,}" if enrolled else "–"
+        body.append([name, system, str(len(mine)), pairs, str(sure.hits), f"{sure.bound:.2g}",
+                     str(unsure.hits), f"{unsure.bound:.2g}"])  # fmt: skip
+    head = ["queries", "system", "n", "pairs", "match", "rate below (95 %)", "review", "rate below (95 %)"]
+    return _table(head, body)
+
+
+def wrong_pairs(rows: Iterable[Row], names: Mapping[str, str]) -> list[Row]:
+    """Return the rows with a wrong answer, the surest first, and `wrong_key` as the file's name."""
+    found = [
+        replace(row, wrong_key=names.get(row.wrong_key, row.wrong_key)) for row in rows if row.wrong and row.wrong_key
+    ]
+    return sorted(found, key=lambda row: (row.wrong != "match", -(row.wrong_score or 0.0)))
+
+
+def _to_look_at(rows: Sequence[Row], names: Mapping[str, str]) -> list[str]:
+    mine = [row for row in wrong_pairs(rows, names) if row.system == "staydown"][:_SHOWN]
+    body = [[row.query, row.group, row.edit, row.wrong_key or "", row.wrong or "", f"{row.wrong_score:.2f}"]
+            for row in mine]  # fmt: skip
+    head = ["query", "group", "edit", "found instead", "verdict", "score"]
+    return ["## Wrong answers of staydown, the surest first", "", *_table(head, body)] if body else []
 
 
 def _speed(rows: Sequence[Row]) -> list[str]:
@@ -177,6 +254,19 @@ def _speed(rows: Sequence[Row]) -> list[str]:
     return _table(["system", "median of a query", "95th in a hundred"], body)
 
 
+def _median(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{100 * statistics.median(known):.1f}" if known else ""
+
+
+def _times(rows: Sequence[Row], system: str) -> list[str]:
+    body = [
+        [edit, str(len(group)), _median(row.iou_query for row in group), _median(row.iou_reference for row in group)]
+        for edit, group in by_edit(rows, system).items()
+    ]
+    return _table(["edit", "n", "median IoU in the upload", "median IoU in the known clip"], body)
+
+
 def _places(rows: Sequence[Row]) -> list[str]:
     body = []
     for system in dict.fromkeys(row.system for row in rows):
@@ -184,30 +274,48 @@ def _places(rows: Sequence[Row]) -> list[str]:
         if mine:
             share = statistics.fmean(row.covered or 0.0 for row in mine)
             body.append([system, str(len(mine)), str(Rate(sum(bool(row.placed) for row in mine), len(mine))),
-                         f"{100 * share:.0f}"])  # fmt: skip
-    head = ["system", "n", "all times right within 1 s", "mean share of the copied seconds that is told"]
-    return ["## Times told of the copies found, %", "", *_table(head, body)] if body else []
+                         f"{100 * share:.0f}", _median(row.iou_query for row in mine),
+                         _median(row.iou_reference for row in mine)])  # fmt: skip
+    head = ["system", "n", "all times right within 1 s", "mean share of the copied seconds that is told",
+            "median IoU in the upload", "median IoU in the known clip"]  # fmt: skip
+    if not body:
+        return []
+    lines = ["## Times told of the copies found, %", "", *_table(head, body)]
+    return [*lines, f"By edit, {body[-1][0]}:", "", *_times(rows, body[-1][0])]
 
 
-def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """Return the report as a page."""
+def markdown(title: str, facts: Mapping[str, str], rows: Sequence[Row], names: Mapping[str, str] | None = None) -> str:
+    """Return the report as a page; `names` are the enrolled files' by their keys."""
     lines = [f"# {title}", "", *_table(["", ""], facts.items())]
     if any(row.group == RECALL for row in rows):
         lines += ["## Copies found, mean over the edits, %", "", *_families(rows)]
-    lines += ["## False answers: queries of which the surest wrong answer has this verdict", "", *_alarms(rows)]
+        lines += ["## Copies found, of all queries of a family, % (Wilson 95 %)", ""]
+        lines += _pooled(rows, "family", _families_of)
+    lines += [
+        "## False answers: queries of which the surest wrong answer has this verdict",
+        "",
+        *_alarms(rows, len(names or {})),
+    ]
+    lines += _to_look_at(rows, names or {})
     lines += _places(rows)
     if any(row.group == RECALL for row in rows):
         lines += ["## Copies found by edit, % (Wilson 95 %)", "", *_edits(rows)]
+        lines += _pooled(rows, "chains by the edits in them", _steps)
     lines += ["## Time, with the pictures in memory, other work on the machine", "", *_speed(rows)]
     return "\n".join(lines)
 
 
-def document(facts: Mapping[str, str], rows: Sequence[Row]) -> dict[str, Any]:
+def document(facts: Mapping[str, str], rows: Sequence[Row], names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the report as JSON with every answer, so that other thresholds can be tried on it."""
     systems = list(dict.fromkeys(row.system for row in rows))
     return {
         "facts": dict(facts),
         "families": {system: family_means(rows, system) for system in systems},
         "families_match_only": {system: family_means(rows, system, ("match",)) for system in systems},
+        "enrolled": len(names or {}),
+        "wrong": [
+            [row.system, row.query, row.group, row.edit, row.wrong_key, row.wrong, row.wrong_score]
+            for row in wrong_pairs(rows, names or {})
+        ],
         "rows": [{name: value for name, value in asdict(row).items() if value is not None} for row in rows],
     }
