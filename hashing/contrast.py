@@ -50,6 +50,7 @@ _FINER = 4
 _NEIGHBOURS = 4  # of nine cells, how many differ where another thing is to be seen; fewer do by chance
 _UNTURNED_LIKE = 0.5  # frames so alike need no keypoints to be laid over one another
 _SAME_SCENE = 0.15  # agreement below which a companion does not show what the sketch shows
+_LEAST_SHOWN = 50  # of 1024 cells; fewer agree by chance
 _STEEPEST = 2.0  # slopes are cut off at so many times their mean
 
 
@@ -173,6 +174,8 @@ def tell_apart(plane: Plane, query: np.void, reference: np.void, lawful: Grid) -
     if matrix is None:
         return told
     values, shown = _laid(plane, matrix, reference)
+    if shown.sum() < _LEAST_SHOWN:
+        return told
     ours, theirs = unpack_edges(reference["grid"]), unpack_edges(lawful)
     apart = differing(reference, lawful) & shown
     values = _evened(values, shown)

@@ -64,9 +64,8 @@ def _within(times_s: NDArray[np.float64], span: tuple[float, float]) -> NDArray[
 
 def _line(segment: Segment, query_s: float) -> float:
     """Return which second of the reference a second of the query shows."""
-    (start, stop), (first, last) = segment.query_s, segment.reference_s
-    share = 0.0 if stop <= start or np.isnan(query_s) else (query_s - start) / (stop - start)
-    return first + share * (last - first)
+    asked = segment.query_s[0] if np.isnan(query_s) else query_s
+    return float(segment.at(np.array([asked]), np.inf)[0])
 
 
 def _pairs(query_s: NDArray[np.float64], segment: Segment | None, pks: NDArray[np.int64],

@@ -199,6 +199,17 @@ def _sketch_pairs(match: Match, query: Sketches, reference: Sketches, end_s: flo
     return np.array(chosen[:_MAX_PAIRS], np.int64).reshape(-1, 2)
 
 
+def _own(match: Match, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Leave out what was found to show something lawful instead: segments that are about none of the match's own."""
+    if match.told_apart is None:
+        return segments
+
+    def about(one: Segment, other: Segment) -> bool:
+        return one.query_s[0] <= sum(other.query_s) / 2 <= one.query_s[1]
+
+    return tuple(new for new in segments if any(about(new, own) or about(own, new) for own in match.segments))
+
+
 class CloserLook:
     """Tells the times of matches by the record's own rows."""
 
@@ -227,7 +238,8 @@ class CloserLook:
         wider = _sound(align(_both(sure, loose.take(_on_lines(loose, segments, end_s))).matches()), segments)
         seen_s = np.union1d(*(looked_at(look, match.signal_type, None).seen_s for look in (first, closer)))
         looked = Looked(seen_s, first.media.duration_s or 0.0, content.duration_s or 0.0)
-        return replace(match, segments=extended(wider, looked)) if wider else match
+        told = _own(match, extended(wider, looked))
+        return replace(match, segments=told) if told else match
 
     def _hashed(self, content: Content, first: Signal, closer: Signal) -> tuple[_Pairs, _Pairs]:
         """Return the pairs of frames within the radius of a review, and those that are near enough on a line."""

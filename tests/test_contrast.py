@@ -141,8 +141,7 @@ def test_a_worker_says_what_this_process_says() -> None:
             told = opened.tell(tells)
             assert opened.tell(tells[:0]).shape == (0,)
     assert told[0] == margin(decode(original), reference, laid)
-    assert told["common"][0] > 0.5
-    assert told["common"][1] < 0.25, "the mirrored picture does not lie on the upright one"
+    assert told["common"][0] > max(told["common"][1], 0.5), "the mirrored picture lies worse on the upright one"
 
 
 # --- the wall -----------------------------------------------------------------------------
