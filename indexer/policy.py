@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.keypoints import BLOCKS_A_SIDE, NOT_SHOWN
+from hashing.edges import BLOCKS_A_SIDE, NOT_SHOWN
 from hashing.signals import EXACT_BYTES, SignalType
 
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
