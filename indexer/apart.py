@@ -2,9 +2,10 @@
 
 Asked of every match that has a rival: a companion of its content, or lawful content of a
 lawful bank that the same media shows. Exact digests decide at once. Then the worker, which
-holds the picture, looks at the cells where the two differ; where it cannot, distances of
-PDQ are compared frame by frame. Each segment of time is judged by itself, so that lawful
-footage beside an abusive part takes nothing from it.
+holds the picture, looks at the cells where the two differ. Sketches of a video stand a
+second apart, and what moves is elsewhere by then: for a frame between two of them the
+distances of PDQ are compared, of which there are ten a second. Each segment of time is
+judged by itself, so that lawful footage beside an abusive part takes nothing from it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.contrast import TELL_DTYPE, Grid, Tells, Told, relaid
+from hashing.contrast import TELL_DTYPE, TOLD_DTYPE, Grid, Tells, Told, relaid
 from hashing.signals import EXACT_BYTES, GRID_SIDE, Frames, Kind, Signal, SignalType, profiles_of
 from indexer.alignment import Segment
 from indexer.banks import Bank
@@ -23,10 +24,13 @@ from indexer.record import Content, Record
 
 Tell = Callable[[Tells], Told]
 Found = tuple[Content, Match]
+Words = NDArray[np.uint64]  # (n, 4): PDQ hashes
 
 MAX_RIVALS = 4  # lawful contents that one match is compared with, the surest
 MAX_TELLS = 256  # of one part of a match
 _AGAINST = {Nearer.CONTENT: 0, Nearer.UNDECIDED: 1, Nearer.COMPANION: 2}
+_SAME_S = 0.25  # what moves is still about where it was
+_LEAST_FROM_AFAR = -1.0  # the score of a frame of another moment: what moved away is no sign of the original
 _BESIDE_S = 0.6  # a frame of the query and one of the reference are hardly ever taken at the same time
 
 
@@ -47,10 +51,11 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A sketch of the query, by its number, and one of a reference that it may show."""
+    """A sketch of the query, by its number, and one of a reference that it may show; of how far apart moments."""
 
     query: int
     sketch_pk: int
+    away_s: float = 0.0
 
 
 def _within(times_s: NDArray[np.float64], span: tuple[float, float]) -> NDArray[np.bool_]:
@@ -75,17 +80,17 @@ def _pairs(query_s: NDArray[np.float64], segment: Segment | None, pks: NDArray[n
     pairs = []
     for number in np.flatnonzero(_within(query_s, segment.query_s)).tolist():
         away = np.abs(times_s - _line(segment, float(query_s[number])))
-        pairs += [_Pair(number, int(pks[place])) for place in np.argsort(away, kind="stable")[:2]]
+        pairs += [_Pair(number, int(pks[at]), float(away[at])) for at in np.argsort(away, kind="stable")[:2]]
     return pairs
 
 
-def _codes(frames: Frames) -> NDArray[np.uint64]:
+def _codes(frames: Frames) -> Words:
     """Return PDQ hashes as words (n, 4)."""
     rows = frames[np.isin(frames["profile"], profiles_of(SignalType.PDQ)) & (frames["quality"] >= MIN_QUALITY)]
     return np.ascontiguousarray(rows["hash"]).view(np.uint64)
 
 
-def _nearest_bits(query: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
+def _nearest_bits(query: Words, known: Words) -> int:
     """Return the smallest distance between two sets of PDQ hashes, negatives too; 256 if one is empty."""
     least = 256
     for code in query:
@@ -94,40 +99,55 @@ def _nearest_bits(query: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
     return least
 
 
-def _by_hashes(signal: Signal, segment: Segment | None, content: Frames, lawful: Frames) -> NDArray[np.float64]:
-    """Return the scores by PDQ of the query's frames in a segment, in order of time."""
+def _by_hashes(signal: Signal, segment: Segment | None, ours: Words, theirs: Words) -> dict[float, float]:
+    """Return the scores by PDQ of the query's frames in a segment, by their times."""
     rows = signal.of_type(SignalType.PDQ)
     rows = rows[rows["quality"] >= MIN_QUALITY]
     if segment is not None:
         rows = rows[_within(rows["timestamp_s"], segment.query_s)]
-    ours, theirs = _codes(content), _codes(lawful)
-    if not len(ours) or not len(theirs):
-        return np.empty(0)
+    if not len(rows) or not len(ours) or not len(theirs):
+        return {}
     times = np.nan_to_num(rows["timestamp_s"])
-    frames = [_codes(rows[times == moment]) for moment in np.unique(times)]
+    moments = np.unique(times)
+    frames = [_codes(rows[times == moment]) for moment in moments]
     bits = [(_nearest_bits(frame, ours), _nearest_bits(frame, theirs)) for frame in frames]
-    content_bits, lawful_bits = np.array(bits, np.int64).reshape(-1, 2).T
-    scores = bits_scores(content_bits, lawful_bits)
-    return scores[~np.isnan(scores)]
+    scores = bits_scores(*np.array(bits, np.int64).T)
+    near = ~np.isnan(scores)
+    return dict(zip(moments[near].tolist(), scores[near].tolist(), strict=True))
 
 
-def _told(rows: Told, side: Nearer) -> ToldApart:
-    """Describe what the worker saw in the rows that counted."""
-    seen = rows[rows["cells"] > 0]
-    region = None
-    if len(seen):
-        left, top = seen["region"][:, :2].min(axis=0) / GRID_SIDE
-        right, bottom = seen["region"][:, 2:].max(axis=0) / GRID_SIDE
-        region = (float(left), float(top), float(right), float(bottom))
-    return ToldApart(side, int(seen["cells"].max(initial=0)), region, len(rows))
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the worker saw, one row a frame: the frame's time, its score, of how far apart moments."""
 
+    times_s: NDArray[np.float64]
+    away_s: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    told: Told
 
-def _one_a_frame(times_s: NDArray[np.float64], rows: Told, scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Choose of each frame's rows the one that was laid best, in order of time."""
-    usable = np.flatnonzero(~np.isnan(scores))
-    order = usable[np.lexsort((-rows["common"][usable], np.nan_to_num(times_s[usable])))]
-    first = np.diff(np.nan_to_num(times_s[order]), prepend=-np.inf) > 0
-    return order[first]
+    def best(self) -> "_Seen":
+        """Keep of each frame's rows the one of the same moment that was laid best."""
+        usable = np.flatnonzero(~np.isnan(self.scores))
+        far = self.away_s[usable] > _SAME_S
+        order = usable[np.lexsort((-self.told["common"][usable], far, self.times_s[usable]))]
+        chosen = order[np.diff(self.times_s[order], prepend=-np.inf) > 0]
+        return _Seen(self.times_s[chosen], self.away_s[chosen], self.scores[chosen], self.told[chosen])
+
+    def by_time(self, *, near: bool) -> dict[float, float]:
+        """Return the scores of frames of the same moment, or of the others."""
+        chosen = (self.away_s <= _SAME_S) == near
+        scores = self.scores[chosen] if near else np.maximum(self.scores[chosen], _LEAST_FROM_AFAR)
+        return dict(zip(self.times_s[chosen].tolist(), scores.tolist(), strict=True))
+
+    def describe(self, side: Nearer, frames: int) -> ToldApart:
+        """Return what of it is told."""
+        seen = self.told[self.told["cells"] > 0]
+        region = None
+        if len(seen):
+            left, top = seen["region"][:, :2].min(axis=0) / GRID_SIDE
+            right, bottom = seen["region"][:, 2:].max(axis=0) / GRID_SIDE
+            region = (float(left), float(top), float(right), float(bottom))
+        return ToldApart(side, int(seen["cells"].max(initial=0)), region, frames)
 
 
 class Apart:
@@ -169,6 +189,7 @@ class _Case:
         self._query_s = signal.sketches["timestamp_s"]
         self._tell = tell if len(signal.sketches) else None
         self._sketches = record.sketches.times(content.content_pk)
+        self._codes: dict[int, Words] = {}  # of the content and of its rivals, as far as they were asked for
 
     def rule(self, rivals: Sequence[Rival]) -> Match | Suppressed:
         """Judge the match against all its rivals."""
@@ -206,33 +227,35 @@ class _Case:
         return replace(match, verdict=verdict, segments=own)
 
     def _against(self, rival: Rival, part: Segment | None) -> ToldApart:
-        """Judge one part of the match against one rival: by cells, else by PDQ, else by what cannot be compared."""
+        """Judge one part of the match against one rival: each frame by cells, else by PDQ, else it is unknown."""
         if rival.match is not None and part is not None and not _meet(part, rival.match.segments):
             return ToldApart(Nearer.CONTENT)
         laid = self._laid(rival, part)
-        fine = self._by_cells(laid) if laid else None
-        if fine is not None:
-            return fine
-        _, ours = self._record.hashes_of(self._content.content_pk)
-        _, theirs = self._record.hashes_of(rival.content_pk)
-        scores = _by_hashes(self._signal, part, ours, theirs)
-        if len(scores):
-            return ToldApart(nearer(scores), frames=len(scores))
+        seen = self._seen(laid).best()
+        near, far = seen.by_time(near=True), seen.by_time(near=False)
+        hashed = {} if part is None and near else self._by_hashes(rival, part)
+        scores = far | hashed | near
+        if scores:
+            side = nearer(np.array([scores[moment] for moment in sorted(scores)]))
+            return seen.describe(side, len(scores))
         absent = self._tell is not None and len(self._sketches[0]) and rival.kind is not Kind.HASHES and not laid
         return ToldApart(Nearer.CONTENT if absent else Nearer.UNDECIDED)
 
-    def _by_cells(self, laid: Sequence[tuple[_Pair, Grid]]) -> ToldApart | None:
-        """Judge by the cells where the two differ; None if the query could not be laid over any."""
-        if self._tell is None:
-            return None
+    def _by_hashes(self, rival: Rival, part: Segment | None) -> dict[float, float]:
+        for content_pk in (self._content.content_pk, rival.content_pk):
+            if content_pk not in self._codes:
+                self._codes[content_pk] = _codes(self._record.hashes_of(content_pk)[1])
+        return _by_hashes(self._signal, part, self._codes[self._content.content_pk], self._codes[rival.content_pk])
+
+    def _seen(self, laid: Sequence[tuple[_Pair, Grid]]) -> _Seen:
+        """Let the worker lay the query over the content's sketches, and look where the two differ."""
         rows = self._record.sketches.rows(sorted({pair.sketch_pk for pair, _ in laid}))
         tells = np.zeros(len(laid), TELL_DTYPE)
         for number, (pair, grid) in enumerate(laid):
             tells[number] = (pair.query, rows[pair.sketch_pk], grid)
-        told = self._tell(tells)
-        scores = told_scores(told)
-        chosen = _one_a_frame(self._query_s[tells["query"].astype(np.int64)], told, scores)
-        return _told(told[chosen], nearer(scores[chosen])) if len(chosen) else None
+        told = self._tell(tells) if self._tell is not None and laid else np.empty(0, TOLD_DTYPE)
+        times_s = np.nan_to_num(self._query_s[tells["query"].astype(np.int64)])
+        return _Seen(times_s, np.array([pair.away_s for pair, _ in laid], np.float64), told_scores(told), told)
 
     def _laid(self, rival: Rival, part: Segment | None) -> list[tuple[_Pair, Grid]]:
         """Return the pairs for which it is known how the rival looks there, and that."""
@@ -248,8 +271,13 @@ class _Case:
         """The same for lawful content that was enrolled by itself: what the same sketch of the query may show."""
         times = self._record.sketches.times(lawful_pk)
         theirs = [other for segment in (segments or (None,)) for other in _pairs(self._query_s, segment, *times)]
-        both = {(pair, other.sketch_pk) for pair in pairs for other in theirs if other.query == pair.query}
-        chosen = sorted(both, key=lambda two: (two[0].query, two[0].sketch_pk, two[1]))[:MAX_TELLS]
+        both = {
+            (replace(pair, away_s=max(pair.away_s, other.away_s)), other.sketch_pk)
+            for pair in pairs
+            for other in theirs
+            if other.query == pair.query
+        }
+        chosen = sorted(both, key=lambda two: (two[0].query, two[0].away_s, two[0].sketch_pk, two[1]))[:MAX_TELLS]
         rows = self._record.sketches.rows(sorted({pk for pair, other in chosen for pk in (pair.sketch_pk, other)}))
         wanted = {(other, pair.sketch_pk) for pair, other in chosen}
         grids = {key: relaid(rows[key[0]], rows[key[1]]) for key in wanted}

@@ -23,7 +23,7 @@ from benchmarks.robustness import clips
 from benchmarks.robustness.clips_base import Take, as_mp4, read
 from benchmarks.robustness.corpus import CLIPS, PICTURES, Item, load
 from benchmarks.robustness.edits import apply
-from benchmarks.robustness.edits_base import encode
+from benchmarks.robustness.edits_base import clipped, encode
 from benchmarks.robustness.scores import Rate
 from benchmarks.robustness.swapping import SHARES, Box, region, swapped
 from hashing.pdq import pdq
@@ -76,13 +76,13 @@ def _turn(names: Sequence[str], number: int, count: int) -> list[str]:
     return [names[(number * count + place) % len(names)] for place in range(count)]
 
 
-def pictures(found: Iterator[Item], count: int) -> Iterator[Pair]:
-    """Yield swaps of pictures with features; each takes its region from the picture before."""
+def pictures(found: Iterator[Item], count: int, blend: float = 1.0) -> Iterator[Pair]:
+    """Yield swaps of pictures with features; each takes its region from the picture before, by `blend` of it."""
     donor = load(next(found).path)
     shown = (picture for picture in (load(item.path) for item in found) if pdq(picture).quality >= MIN_QUALITY)
     for number, original in enumerate(itertools.islice(shown, count)):
         share = SHARES[number % len(SHARES)]
-        swap = swapped(original, donor, share)
+        swap = clipped(original + blend * (swapped(original, donor, share).astype(np.float32) - original))
         queries = [(PLAIN, True, encode(swap, quality=85)), (PLAIN, False, encode(original, quality=85))]
         for edit in _turn(EDITS, number // len(SHARES), _EDITS_A_PICTURE):
             queries += [(edit, is_swap, apply(edit, picture, number, [donor]))
@@ -106,8 +106,8 @@ def swapped_take(take: Take, donor: Picture, share: float) -> Take:
     return replace(take, frames=tuple(frames))
 
 
-def takes(found: Iterator[Item], count: int) -> Iterator[Pair]:
-    """Yield swaps of clips."""
+def takes(found: Iterator[Item], count: int, blend: float = 1.0) -> Iterator[Pair]:
+    """Yield swaps of clips, of `blend` 1 alone."""
     donor = read(next(found).path.read_bytes(), 0.5).frames[0]
     for number, item in enumerate(itertools.islice(found, count)):
         original, share = read(item.path.read_bytes(), _CLIP_S), SHARES[number % len(SHARES)]
@@ -181,14 +181,20 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--clips", action="store_true", help="clips instead of pictures")
     parser.add_argument("--count", type=int, default=320, help="how many pictures or clips")
+    parser.add_argument("--blend", type=float, default=1.0, help="how much of the region is another picture's")
     parser.add_argument("--lawful", choices=("companion", "bank", "none"), default="companion")
     parser.add_argument("--split", choices=("tune", "held_out"), default="tune")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     found = items(asked.folders, CLIPS if asked.clips else PICTURES, asked.split, asked.seed)
-    cases = measure((takes if asked.clips else pictures)(found, asked.count), asked.lawful)
-    facts = {"split": asked.split, "lawful": asked.lawful, "seed": str(asked.seed)} | machine()
-    print("\n".join(f"- {name}: {value}" for name, value in facts.items()), table(cases), sep="\n\n")
+    cases = measure((takes if asked.clips else pictures)(found, asked.count, asked.blend), asked.lawful)
+    facts = {
+        "split": asked.split,
+        "lawful": asked.lawful,
+        "blend": str(asked.blend),
+        "seed": str(asked.seed),
+    } | machine()
+    print("\n".join(f"- {name}: {value}" for name, value in (facts | machine()).items()), table(cases), sep="\n\n")
 
 
 if __name__ == "__main__":
