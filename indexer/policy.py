@@ -209,8 +209,10 @@ def tier(probability: float) -> float:
 # prints how they come out; docs/accuracy.md names the corpus.
 MIN_TOLD_CELLS = 3  # of 1024; on fewer it is not seen
 _MIN_COMMON = 0.25  # agreement where the two are alike; below, the picture was not laid rightly
+_HALF = 0.5  # of that agreement is asked where the two differ: other footage of the same room is like neither
 _TOLD_WEIGHT, _ENOUGH_CELLS = 3.0, 100.0
 _BIT_WEIGHT = 0.375
+_NOISE = 2.0  # a smaller score says nothing; neighbouring frames have the same noise, and would add it up
 _TOLD_APART = 3.0
 
 
@@ -224,11 +226,12 @@ class Nearer(StrEnum):
 
 def told_scores(told: NDArray[np.void]) -> NDArray[np.float64]:
     """Return the log-odds for the content of each row of TOLD_DTYPE; NaN where the picture could not be laid."""
-    margin = told["like_reference"].astype(np.float64) - told["like_lawful"]
+    content, lawful = (told[name].astype(np.float64) for name in ("like_reference", "like_lawful"))
     cells = np.minimum(told["cells"].astype(np.float64), _ENOUGH_CELLS)
-    seen = told["cells"] >= MIN_TOLD_CELLS
+    like_one = np.maximum(content, lawful) >= _HALF * told["common"]
+    seen = (told["cells"] >= MIN_TOLD_CELLS) & like_one
     laid = (told["placed"] == 1) & (told["common"] >= _MIN_COMMON)
-    return np.where(laid, np.where(seen, _TOLD_WEIGHT * margin * np.sqrt(cells), 0.0), np.nan)
+    return np.where(laid, np.where(seen, _TOLD_WEIGHT * (content - lawful) * np.sqrt(cells), 0.0), np.nan)
 
 
 def bits_scores(content_bits: NDArray[np.int64], lawful_bits: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -248,6 +251,7 @@ def nearer(scores: NDArray[np.float64]) -> Nearer:
 
     More frames are more chances, so that more is asked of their best run.
     """
+    scores = np.where(np.abs(scores) < _NOISE, 0.0, scores)
     more = math.log(max(len(scores), 1))
     if _best_run(scores) >= _TOLD_APART + more:
         return Nearer.CONTENT

@@ -216,7 +216,9 @@ def test_the_same_file_is_certain_on_either_side(shelf: Shelf) -> None:
     [
         (saying(0.7, 0.0), MATCH),
         (saying(0.0, 0.7), NO_MATCH),
-        (saying(0.3, 0.3), REVIEW),
+        (saying(0.5, 0.5), REVIEW),
+        (saying(0.3, -0.2), REVIEW),
+        (saying(-0.2, 0.3), REVIEW),
         (saying(0.7, 0.0, cells=2), REVIEW),
         (saying(0.7, 0.0, cells=0), REVIEW),
     ],
@@ -347,8 +349,10 @@ def test_lawful_footage_at_another_time_takes_nothing_away(shelf: Shelf) -> None
 
 @given(st.lists(st.floats(-8, 8), max_size=40))
 def test_the_best_run_is_the_best_of_all_runs(scores: list[float]) -> None:
-    best = max((sum(scores[a:b]) for a in range(len(scores)) for b in range(a, len(scores) + 1)), default=0.0)
-    worst = max((-sum(scores[a:b]) for a in range(len(scores)) for b in range(a, len(scores) + 1)), default=0.0)
+    scores = [score for score in scores if abs(abs(score) - 2.0) > 1e-9]
+    kept = [score if abs(score) > 2.0 else 0.0 for score in scores]
+    best = max((sum(kept[a:b]) for a in range(len(scores)) for b in range(a, len(scores) + 1)), default=0.0)
+    worst = max((-sum(kept[a:b]) for a in range(len(scores)) for b in range(a, len(scores) + 1)), default=0.0)
     asked = 3.0 + np.log(max(len(scores), 1))
     wanted = Nearer.CONTENT if best >= asked else Nearer.COMPANION if worst >= 3.0 else Nearer.UNDECIDED
     if min(abs(best - asked), abs(worst - 3.0)) > 1e-6:
