@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.keypoints import GRID_PIXELS, Map, Plane, pack_edges, place, sharp, sketch, slopes, unpack_edges
+from hashing.edges import Map, Plane, edges_of, laid, pack_edges, scaled, sharp, unpack_edges
+from hashing.keypoints import place, sketch
 from hashing.signals import GRID_BYTES, GRID_SIDE, MAX_KEYPOINTS, SKETCH_DTYPE, Sketches
 
 MAX_CONTRASTS = 512  # sketches that a companion is laid over in one go: a plane is kept for each
@@ -54,24 +55,6 @@ _LEAST_SHOWN = 50  # of 1024 cells; fewer agree by chance
 _STEEPEST = 2.0  # slopes are cut off at so many times their mean
 
 
-def _scaled(across: float, down: float) -> Map:
-    """Return the map that makes a picture larger: places count from the middle of the first pixel."""
-    return np.array([[across, 0.0, across / 2 - 0.5], [0.0, down, down / 2 - 0.5], [0.0, 0.0, 1.0]])
-
-
-def _laid(plane: Plane, matrix: Map, reference: np.void) -> tuple[Slopes, Cells]:
-    """Lay a plane over a sketch's frame; return its slopes (2, 32, 32), and which cells it shows (32, 32)."""
-    fine = _FINER * GRID_PIXELS  # a warp alone takes single pixels, and a smaller picture of them is another one
-    through = _scaled(fine / float(reference["width"]), fine / float(reference["height"])) @ matrix
-    square = (GRID_PIXELS, GRID_PIXELS)
-    laid = cv2.warpPerspective(plane.astype(np.float32), through, (fine, fine))
-    small = cv2.resize(laid, square, interpolation=cv2.INTER_AREA)
-    covered = cv2.warpPerspective(np.ones(plane.shape, np.float32), through, (fine, fine))
-    shown = cv2.resize(covered, square, interpolation=cv2.INTER_AREA) > 0.99
-    inside = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
-    return slopes(np.where(shown, small, np.float32(0.0))), inside
-
-
 def _agreement(values: Slopes, edges: Edges, cells: Cells) -> float:
     """Return the cosine of slopes and edge directions within some cells; 0 if there is nothing in them."""
     ours, theirs = values * cells, edges.astype(np.float32) * cells
@@ -90,15 +73,10 @@ def _normed(edges: Edges) -> NDArray[np.float32]:
     return np.asarray(flat / max(float(np.sqrt(flat @ flat)), 1.0), np.float32)
 
 
-def _square(plane: Plane) -> Edges:
-    square = cv2.resize(plane, (GRID_PIXELS, GRID_PIXELS), interpolation=cv2.INTER_AREA)
-    return sharp(slopes(square.astype(np.float32)))
-
-
 def _stretched(plane: Plane, reference: np.void) -> Map:
     """Return the map of a whole frame onto a whole frame."""
     height, width = plane.shape
-    return _scaled(float(reference["width"]) / width, float(reference["height"]) / height)
+    return scaled(float(reference["width"]) / width, float(reference["height"]) / height)
 
 
 def contrasts(planes: Iterable[Plane], references: Sketches) -> Contrasts:
@@ -110,7 +88,7 @@ def contrasts(planes: Iterable[Plane], references: Sketches) -> Contrasts:
     wanted = np.stack([_normed(unpack_edges(row["grid"])) for row in references])
     best, chosen = np.full(len(references), -2.0, np.float32), dict[int, Plane]()
     for plane in planes:
-        like = wanted @ _normed(_square(plane))
+        like = wanted @ _normed(edges_of(plane))
         for number in np.flatnonzero(like > best).tolist():
             chosen[number] = plane
         best = np.maximum(best, like)
@@ -129,7 +107,7 @@ def _contrast(plane: Plane, companion: np.void, reference: np.void, like: float)
         matrix = _stretched(plane, reference)
     if matrix is None:
         return row
-    values, shown = _laid(plane, matrix, reference)
+    values, shown, _ = laid(plane, matrix, reference, _FINER)
     edges = unpack_edges(reference["grid"])
     if _agreement(values, edges, shown) >= _SAME_SCENE:
         row["found"], row["grid"] = 1, pack_edges(np.where(shown, sharp(values), edges).astype(np.int8))
@@ -173,7 +151,7 @@ def tell_apart(plane: Plane, query: np.void, reference: np.void, lawful: Grid) -
     matrix = place(query, reference)
     if matrix is None:
         return told
-    values, shown = _laid(plane, matrix, reference)
+    values, shown, _ = laid(plane, matrix, reference, _FINER)
     if shown.sum() < _LEAST_SHOWN:
         return told
     ours, theirs = unpack_edges(reference["grid"]), unpack_edges(lawful)

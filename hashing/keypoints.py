@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hashing.edges import BLOCKS, BLOCKS_A_SIDE, NOT_SHOWN, Floats, Map, Plane, compare, edges_of, pack_edges
 from hashing.media import Frame
 from hashing.signals import (
     GRID_BYTES,
-    GRID_SIDE,
     HASH_BITS,
     KEYPOINT_DTYPE,
     MAX_KEYPOINTS,
@@ -34,11 +34,6 @@ from hashing.signals import (
 
 PLANE_SIDE = 512  # longest side of the plane that is described
 ENROLL_KEYPOINTS, QUERY_KEYPOINTS = 300, MAX_KEYPOINTS
-GRID_PIXELS = 128  # side of the square over which edges are taken
-BLOCK = 4  # a block is so many edge directions wide and high
-BLOCKS_A_SIDE = GRID_SIDE // BLOCK
-BLOCKS = BLOCKS_A_SIDE**2
-NOT_SHOWN = -128  # of a block that the query does not show, or that has no edges in either picture
 
 EVIDENCE_DTYPE = np.dtype(
     [
@@ -57,18 +52,13 @@ EVIDENCE_RANGE = {
 }  # fmt: skip
 # A query's sketch, by its number, and a reference's that it may show.
 PAIR_DTYPE = np.dtype([("query", "<u4"), ("reference", SKETCH_DTYPE)])
-Plane = NDArray[np.uint8]
-Map = NDArray[Any]  # 3×3, from places in the query to places in the reference
 Pairs = NDArray[np.void]
 Evidence = NDArray[np.void]
-Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 _PLACE_STEPS = 64
 _BANDS, _OCTAVES_A_BAND = 3, 3  # of scale: a copy may be much smaller or larger
 _CORNERS = 10_000  # to choose from; of few, a caption has the most
-_FEWEST_EDGES = 6  # of the 32 edge directions of a block; of fewer, nothing can be said
-_EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
 _MAX_MATCH_BITS = 64
 _REPROJECTION_PX = 8.0
 _MIN_SCALE, _MAX_SCALE, _MAX_SHEAR = 0.08, 12.0, 2.2
@@ -143,36 +133,6 @@ def describe(plane: Plane, corners: Sequence[Any]) -> NDArray[np.void]:
     return keypoints[np.argsort([corner.class_id for corner in kept])]
 
 
-def slopes(square: Floats) -> Floats:
-    """Return (2, GRID_SIDE, GRID_SIDE), in grey levels: how a square of GRID_PIXELS gets brighter, across and down."""
-    smooth = cv2.GaussianBlur(square, (0, 0), 1.5)
-    every = slice(GRID_PIXELS // GRID_SIDE // 2, GRID_PIXELS, GRID_PIXELS // GRID_SIDE)
-    across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3)[every, every]
-    down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3)[every, every]
-    return np.stack([across, down])
-
-
-def sharp(values: Floats) -> NDArray[np.int8]:
-    """Return slopes as -1, 0 or 1: 0 where there is no edge."""
-    return (np.sign(values) * (np.abs(values) > _EDGE)).astype(np.int8)
-
-
-def _edges(square: Floats) -> NDArray[np.int8]:
-    return sharp(slopes(square))
-
-
-def pack_edges(edges: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Return edge directions, (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1, as GRID_BYTES bytes."""
-    return np.packbits(np.stack([edges > 0, edges < 0]))
-
-
-def unpack_edges(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Return what `pack_edges` packed."""
-    brighter, darker = np.unpackbits(grid).reshape(2, 2, GRID_SIDE, GRID_SIDE).astype(np.int8)
-    edges: NDArray[np.int8] = brighter - darker
-    return edges
-
-
 def turned_over(plane: Plane) -> Plane:
     """Return a plane as a mirror shows it."""
     return np.ascontiguousarray(plane[:, ::-1])
@@ -197,8 +157,7 @@ def _sketch(plane: Plane, corners: Sequence[Any], *, mirrored: bool = False) -> 
     row["height"], row["width"] = plane.shape
     row["count"], row["mirrored"] = len(points), mirrored
     row["keypoints"][0, : len(points)] = points
-    square = cv2.resize(plane, (GRID_PIXELS, GRID_PIXELS), interpolation=cv2.INTER_AREA)
-    row["grid"] = pack_edges(_edges(square.astype(np.float32)))
+    row["grid"] = pack_edges(edges_of(plane))
     return row
 
 
@@ -224,7 +183,8 @@ def _pairs(query: NDArray[np.void], reference: NDArray[np.void]) -> tuple[Floats
 
 
 def _plausible(affine: Any) -> bool:
-    if affine is None or not np.isfinite(affine).all():
+    """Refuse what no copy looks like; a mirrored map too, since descriptors do not survive a mirror."""
+    if affine is None or not np.isfinite(affine).all() or np.linalg.det(affine[:, :2]) <= 0:
         return False
     large, small = np.linalg.svd(affine[:, :2], compute_uv=False)
     return bool(small > _MIN_SCALE and large < _MAX_SCALE and large / small < _MAX_SHEAR)
@@ -258,46 +218,6 @@ def _inside(places: Floats, matrix: Map, width: int, height: int) -> int:
 
 def _once(places: NDArray[Any], step: float) -> int:
     return len(np.unique((places // step).astype(np.int64), axis=0))
-
-
-def scaled(across: float, down: float) -> Map:
-    """Return the map that makes a picture larger: places count from the middle of the first pixel."""
-    return np.array([[across, 0.0, across / 2 - 0.5], [0.0, down, down / 2 - 0.5], [0.0, 0.0, 1.0]])
-
-
-def laid(plane: Plane, matrix: Map, reference: np.void, finer: int = 2) -> tuple[Floats, NDArray[np.bool_]]:
-    """Lay a plane over a reference; return its slopes (2, 32, 32), and which of those the plane shows (32, 32).
-
-    A warp alone takes single pixels of a larger picture; the mean of `finer` ones does not flicker.
-    """
-    fine, square = finer * GRID_PIXELS, (GRID_PIXELS, GRID_PIXELS)
-    through = scaled(fine / float(reference["width"]), fine / float(reference["height"])) @ matrix
-    over = cv2.resize(cv2.warpPerspective(plane, through, (fine, fine)), square, interpolation=cv2.INTER_AREA)
-    covered = cv2.warpPerspective(np.full(plane.shape, 255, np.uint8), through, (fine, fine))
-    shown = cv2.resize(covered, square, interpolation=cv2.INTER_AREA) >= 253
-    whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
-    return slopes(np.where(shown, over, 0).astype(np.float32)), whole
-
-
-def _blocks(values: NDArray[Any]) -> Floats:
-    """Return the sums over each block, (8, 8), of values (…, 32, 32)."""
-    summed: Floats = values.reshape(-1, BLOCKS_A_SIDE, BLOCK, BLOCKS_A_SIDE, BLOCK).sum((0, 2, 4), dtype=np.float32)
-    return summed
-
-
-def _compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[NDArray[np.int8], float]:
-    """Lay the plane over the reference; return the agreement of each block, and the share that is shown.
-
-    Where only one of the two has edges, they disagree: another subject may be plain.
-    """
-    values, whole = laid(plane, matrix, reference)
-    ours = (sharp(values) * whole).astype(np.int8)
-    theirs = (unpack_edges(reference["grid"]) * whole).astype(np.int8)
-    here, there = _blocks(np.abs(ours)), _blocks(np.abs(theirs))
-    most = np.maximum(here, there)
-    share = _blocks(ours * theirs) / np.maximum(np.maximum(np.sqrt(here * there), most / 2), 1.0)
-    used = (most >= _FEWEST_EDGES) & (_blocks(whole) >= BLOCK * BLOCK / 2)
-    return np.where(used, np.round(100 * share), NOT_SHOWN).astype(np.int8).ravel(), float(whole.mean())
 
 
 def place(query: np.void, reference: np.void) -> Map | None:
@@ -338,7 +258,7 @@ def confirm(plane: Plane, query: np.void, reference: np.void) -> NDArray[np.void
     evidence["spread"] = min(_once(target[agree] * BLOCKS_A_SIDE / np.array([width, height], np.float32), 1.0), BLOCKS)
     evidence["ratio"] = min(inliers / max(min(ours, theirs), 1), 1.0)
     evidence["turn_deg"] = -np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
-    evidence["agreement"], area = _compare(plane, matrix, reference)
+    evidence["agreement"], area = compare(plane, matrix, reference)
     evidence["area"] = area
     corners = np.array([[[0, 0], [width, 0], [width, height], [0, height]]], np.float32)
     laid = float(cv2.contourArea(cv2.perspectiveTransform(corners, np.linalg.inv(matrix))[0]))

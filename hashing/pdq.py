@@ -147,8 +147,8 @@ def quality_of(plane: Plane) -> int:
 def unsure_bits(block: NDArray[np.float64]) -> int:
     """Return how many of the 256 bits would turn by noise: coefficients next to the median. At most 255.
 
-    A picture that varies in one direction only, or that is its own mirror image, has half of its
-    coefficients at nothing: bars, ramps, checkerboards, grids, rings.
+    A picture that varies in one direction only has nothing in any of the block; one of few
+    repeating shapes, in half of it: bars, ramps, checkerboards, grids, rings.
     """
     flat = block.ravel()
     median = np.partition(flat, _LOWER_MEDIAN)[_LOWER_MEDIAN]

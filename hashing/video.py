@@ -12,8 +12,8 @@ import numpy as np
 
 from hashing.borders import trimmed
 from hashing.classic import classic
+from hashing.edges import Plane as GreyPlane
 from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch, sketch_both, turned_over
-from hashing.keypoints import Plane as GreyPlane
 from hashing.media import Frame, Pixels, Sampling
 from hashing.pdq import PdqHash, Plane, downsample, pdq, pdq_of_plane
 from hashing.signals import (

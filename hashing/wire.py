@@ -23,9 +23,10 @@ from hashing.contrast import (
     Tells,
     Told,
 )
+from hashing.edges import NOT_SHOWN
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
 from hashing.hasher import Plan
-from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, NOT_SHOWN, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
+from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
 from hashing.media import MAX_SPANS, Limits, Sampling
 from hashing.pdq import PARTS
 from hashing.signals import (

@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.keypoints import BLOCKS_A_SIDE, NOT_SHOWN
+from hashing.edges import BLOCKS_A_SIDE, NOT_SHOWN
 from hashing.signals import EXACT_BYTES, SignalType
 
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
@@ -27,7 +27,7 @@ LINE_BITS = (
 )
 MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one another
 # What may be enrolled (docs/guards.md): of 2,000 photographs none has as few sure bits, or as little in it.
-MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; a picture that is its own mirror image has 128
+MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; bars, checkerboards and rings have 120 and more
 MAX_BARE_PARTS = 50  # of 64, with nothing in them; all but a caption, a logo or a line of text
 HUB_CONTENTS = 3  # different benign contents within the review distance of one hash
 

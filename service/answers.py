@@ -15,6 +15,7 @@ from indexer.matcher import Answer
 from indexer.matches import Match, Suppressed, ToldApart
 from indexer.policy import tier
 from indexer.record import Content
+from service.held import held_out
 from service.schemas import (
     BankOut,
     ContentOut,
@@ -126,7 +127,8 @@ def enrolled_out(enrolled: Enrolled) -> EnrolledOut:
     return EnrolledOut(
         content_id=enrolled.content_id, bank=enrolled.bank, bank_revision=enrolled.bank_revision,
         created=enrolled.created, signals=enrolled.signals, warnings=list(enrolled.warnings),
-        companions=list(enrolled.companions), media=media_out(enrolled.media),
+        companions=list(enrolled.companions), held=held_out(enrolled), held_frames=enrolled.held_frames,
+        media=media_out(enrolled.media),
     )  # fmt: skip
 
 
@@ -141,13 +143,14 @@ def bank_out(bank: Bank) -> BankOut:
 
 
 def content_out(
-    content: Content, signals: dict[str, int], companions: Sequence[str] = (), lawful_of: str | None = None
-) -> ContentOut:
-    """Return a content; `companions` and `lawful_of` are content_ids."""
+    content: Content, signals: dict[str, int], held: dict[str, int], companions: Sequence[str] = (),
+    lawful_of: str | None = None,
+) -> ContentOut:  # fmt: skip
+    """Return a content; `companions` and `lawful_of` are content_ids, `held` counts rows by reason."""
     media = Media(content.kind, None, content.width, content.height, content.duration_s, content.frames_hashed)
     return ContentOut(
         content_id=content.content_id, bank=content.bank, media=media_out(media), case=content.case,
-        labels=list(content.labels), enabled=content.enabled, signals=signals, created_at=content.created_at,
+        labels=list(content.labels), enabled=content.enabled, signals=signals, held=held, created_at=content.created_at,
         revision=content.revision, withdrawn_at=content.withdrawn_at, withdrawn_reason=content.withdrawn_reason,
         companions=list(companions), lawful_of=lawful_of,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from indexer.errors import UnknownBank
 from indexer.ledger import Key
 from indexer.matcher import Answer
 from indexer.record import Content
-from service import answers, schemas
+from service import answers, held, schemas
 from service.auth import Permission, allows, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
@@ -271,8 +271,8 @@ def _content_out(engine: Engine, found: Content) -> schemas.ContentOut:
     companions = record.companions.of([found.content_pk]).get(found.content_pk, ())
     owner = record.contents_by_pk([found.lawful_of]).get(found.lawful_of) if found.lawful_of else None
     return answers.content_out(
-        found, record.signal_counts(found.content_pk), [one.content_id for one in companions],
-        owner.content_id if owner else None,
+        found, record.signal_counts(found.content_pk), record.holds.counts(found.content_pk),
+        [one.content_id for one in companions], owner.content_id if owner else None,
     )  # fmt: skip
 
 
@@ -286,15 +286,19 @@ async def get_content(request: Request, bank: Name, content_id: Name) -> schemas
 async def patch_content(
     request: Request, bank: Name, content_id: Name, key: Key = requires(Permission.WITHDRAW)
 ) -> schemas.ContentOut:
-    """Change case, labels, or whether a content answers."""
+    """Change case, labels, or whether a content answers; release what the guards hold, or hold it again."""
     asked, engine = await read_model(request, schemas.ContentChange), engine_of(request)
-    fields = asked.model_dump(exclude_unset=True)
+    fields = asked.model_dump(exclude_unset=True, exclude={"release", "hold"})
     if "case" in fields:
         fields["case_ref"] = fields.pop("case")
     fields = {name: value for name, value in fields.items() if value is not None or name == "case_ref"}
 
     def patch() -> schemas.ContentOut:
         engine.record.set_content(bank, content_id, actor=key.key_id, **fields)
+        if asked.release:
+            engine.release(bank, content_id, held.holds(asked.release), actor=key.key_id)
+        if asked.hold:
+            engine.hold_again(bank, content_id, held.holds(asked.hold), actor=key.key_id)
         return _content(engine, bank, content_id)
 
     return await in_thread(request, patch)

@@ -267,6 +267,8 @@ def enroll(
                     continue
                 if as_json:
                     output.say_json({"input": item.name} | done.model_dump(mode="json"))
+                else:
+                    output.say_held(item.name, done.held)
                 rows.append((item.name, done.content_id, done.created, _words(done)))
     if not as_json:
         output.say_table("", ("input", "content_id", "new", "signals"), rows)
@@ -280,6 +282,8 @@ def _word(error: Exception) -> str:
 def _words(done: schemas.EnrolledOut) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in done.signals.items())
     counts += f", {len(done.companions)} companions" if done.companions else ""
+    if done.held_frames:
+        counts += ", held: " + ", ".join(f"{count} {reason}" for reason, count in done.held_frames.items())
     return counts + (f" (warning: {', '.join(done.warnings)})" if done.warnings else "")
 
 

@@ -1,7 +1,7 @@
 """The commands that look after a store: bank, key, import, export, audit, doctor."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ import typer
 
 from hashing.signals import SignalType
 from indexer.exchange import hashlist
+from indexer.guards import RELEASABLE, Hold
 from service import answers, output, schemas
 from service.auth import Role
 from service.doctor import examine
@@ -24,6 +25,10 @@ Types = Annotated[list[SignalType] | None, typer.Option("--type", help="signal t
 Lawful = Annotated[bool | None, typer.Option(help="whether what it holds is lawful, and suppresses matches")]
 _SCOPE = "a bank in which it suppresses matches; may be repeated; in all if none is named"
 Scope = Annotated[list[str] | None, typer.Option("--suppresses", metavar="BANK", help=_SCOPE)]
+
+Contents = Annotated[list[str], typer.Argument(metavar="CONTENT_ID...")]
+Reasons = Annotated[list[Hold] | None, typer.Option(help="why they are held; may be repeated; any reason if left out")]
+HoldFound = Annotated[bool, typer.Option("--hold", help="keep what is found out of matching")]
 
 banks = typer.Typer(no_args_is_help=True, help="Banks of known content.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP service.")
@@ -129,6 +134,43 @@ def list_contents(name: Name, as_json: AsJson = False) -> None:
     _show(items, as_json)
 
 
+@banks.command("audit")
+def audit_bank(name: Name, hold: HoldFound = False, as_json: AsJson = False) -> None:
+    """List frames of a bank that are near to generic frames, or to what lawful banks hold by now."""
+    items: list[dict[str, Any]] = []
+    with _engine() as engine:
+        guard = engine.enroller.guard
+        for suspect in guard.audit(engine.record.settings_of(name)):
+            items += [
+                {"content_id": suspect.content.content_id, "timestamp_s": run.timestamp_s, "until_s": run.until_s,
+                 "view": run.view.value, "reason": run.reason.value, "frames": run.frames}
+                for run in suspect.held
+            ]  # fmt: skip
+            if hold:
+                guard.hold(suspect, actor="cli")
+    _show(items, as_json)
+
+
+def release(content_ids: Contents, reason: Reasons = None, as_json: AsJson = False) -> None:
+    """Let frames match that the guards hold, after a person looked at them."""
+    with _engine() as engine:
+        _review(engine, content_ids, engine.release, reason, as_json)
+
+
+def hold_again(content_ids: Contents, reason: Reasons = None, as_json: AsJson = False) -> None:
+    """Take a release back."""
+    with _engine() as engine:
+        _review(engine, content_ids, engine.hold_again, reason, as_json)
+
+
+def _review(engine: Engine, content_ids: list[str], action: Callable[..., int], reasons: list[Hold] | None,
+            as_json: bool) -> None:  # fmt: skip
+    found = engine.contents(content_ids)
+    wanted = tuple(reasons or RELEASABLE)
+    done = [{"content_id": c.content_id, "rows": action(c.bank, c.content_id, wanted, actor="cli")} for c in found]
+    _show(done, as_json)
+
+
 @keys.command("create")
 def create_key(role: Annotated[Role, typer.Option(help="what the key is for")],
                name: Annotated[str, typer.Option(help="whose it is")] = "",
@@ -205,6 +247,8 @@ def install(app: typer.Typer) -> None:
     app.add_typer(banks, name="bank")
     app.add_typer(keys, name="key")
     app.add_typer(audits, name="audit")
+    app.command("release")(release)
+    app.command("hold")(hold_again)
     app.command("import")(import_hashes)
     app.command("export")(export_hashes)
     app.command("doctor")(doctor)

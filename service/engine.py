@@ -19,6 +19,7 @@ from hashing.signals import Signal, SignalType
 from indexer.closer import CloserLook, spans
 from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
 from indexer.errors import UnknownContent
+from indexer.guards import Hold
 from indexer.index import Index
 from indexer.jobs import Jobs
 from indexer.lawful import CompanionEnroller, Lawful, check_differs
@@ -147,13 +148,27 @@ class Engine:
             raise UnhashableMedia(signal.reason)
         return Lawful(signal, partial(self.pool.lay_over, original, plan))
 
-    def withdraw(self, content_ids: Sequence[str], *, reason: str, actor: str) -> list[tuple[str, int]]:
-        """Withdraw contents of any bank; UnknownContent if one of the ids is unknown, then none is."""
+    def contents(self, content_ids: Sequence[str]) -> tuple[Content, ...]:
+        """Return contents of any bank; UnknownContent if one of the ids is unknown."""
         found = self.record.contents_by_id(content_ids)
         missing = set(content_ids) - {content.content_id for content in found}
         if missing:
             raise UnknownContent(f"there is no content {', '.join(sorted(missing))}")
-        return [(c.content_id, self._withdraw(c, reason, actor)) for c in found]
+        return found
+
+    def release(self, bank: str, content_id: str, reasons: Sequence[Hold], *, actor: str) -> int:
+        """Let what is held of a content match; returns how many rows. UnknownBank, UnknownContent."""
+        found = self.record.content(bank, content_id)
+        return self.record.holds.release(found.content_pk, content_id, reasons, actor=actor)
+
+    def hold_again(self, bank: str, content_id: str, reasons: Sequence[Hold], *, actor: str) -> int:
+        """Take a release back; returns how many hashes and sketches. UnknownBank, UnknownContent."""
+        found = self.record.content(bank, content_id)
+        return self.record.holds.restore(found.content_pk, content_id, reasons, actor=actor)
+
+    def withdraw(self, content_ids: Sequence[str], *, reason: str, actor: str) -> list[tuple[str, int]]:
+        """Withdraw contents of any bank; UnknownContent if one of the ids is unknown, then none is."""
+        return [(c.content_id, self._withdraw(c, reason, actor)) for c in self.contents(content_ids)]
 
     def withdraw_from(self, bank: str, content_id: str, *, reason: str, actor: str) -> int:
         """Withdraw one content of a bank; UnknownBank, UnknownContent."""

@@ -41,6 +41,13 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     console.print(table)
 
 
+def say_held(name: str, runs: Sequence[Any]) -> None:
+    """Say on stderr which frames of an input are kept out of matching, and why: one line a run."""
+    for run in runs:
+        when = "" if run.timestamp_s is None else f" {run.timestamp_s:.1f}–{run.until_s:.1f} s"
+        say_error(f"{name}: held{when}, {run.view}: {run.reason}, {run.frames} frames")
+
+
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Progress]:
     """Show a bar on stderr while the block runs, on a terminal only."""

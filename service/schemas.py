@@ -14,6 +14,7 @@ from hashing.signals import PROFILE_NAMES, PROFILES, SignalType, View
 from indexer.enroll import ReadyHash
 from indexer.policy import POLICIES
 from service.errors import InvalidRequest
+from service.held import HeldOut, Releasable
 
 
 def _known_profile(name: str) -> str:
@@ -120,6 +121,8 @@ class ContentChange(_Model):
     case: Annotated[Text | None, Field(max_length=1024)] = None
     labels: Annotated[list[Annotated[Text, Field(max_length=256)]] | None, Field(max_length=64)] = None
     enabled: bool | None = None
+    release: list[Releasable] = []  # let what is held for these reasons match
+    hold: list[Releasable] = []  # and take such a release back
 
 
 class BankIn(_Model):
@@ -277,6 +280,8 @@ class EnrolledOut(_Model):
     signals: dict[str, int]
     warnings: list[str]
     companions: list[str]
+    held: list[HeldOut]
+    held_frames: dict[str, int]
     media: MediaOut
 
 
@@ -304,6 +309,7 @@ class ContentOut(_Model):
     labels: list[str]
     enabled: bool
     signals: dict[str, int]
+    held: dict[str, int]
     created_at: str
     revision: int
     withdrawn_at: str | None

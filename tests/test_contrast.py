@@ -24,8 +24,9 @@ from hashing.contrast import (
     relaid,
     tell_apart,
 )
+from hashing.edges import Plane, unpack_edges
 from hashing.hasher import DEFAULT_TYPES, Plan
-from hashing.keypoints import Plane, plane_of, sketch, unpack_edges
+from hashing.keypoints import plane_of, sketch
 from hashing.media import Frame
 from hashing.sandbox import Pool
 from hashing.signals import GRID_SIDE, SKETCH_DTYPE, SignalType, Sketches

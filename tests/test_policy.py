@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashing.keypoints import EVIDENCE_DTYPE, NOT_SHOWN, Evidence, no_evidence
+from hashing.edges import NOT_SHOWN
+from hashing.keypoints import EVIDENCE_DTYPE, Evidence, no_evidence
 from hashing.signals import EXACT_BYTES, PERCEPTUAL, SignalType
 from indexer.policy import (
     MIN_BLOCKS,

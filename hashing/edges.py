@@ -1,0 +1,100 @@
+"""The edge grid: which way a picture gets brighter, at 32×32 places, and how far two of them agree.
+
+A grid is three-valued (darker, brighter or neither, across and down); it holds no grey
+level. A picture is laid over another one's frame by a map, and the directions of the edges
+are compared block by block: two pictures of one room share the wall, but not what stands
+before it. Rules of this file: pure arithmetic on arrays that we own.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hashing.signals import GRID_SIDE
+
+GRID_PIXELS = 128  # side of the square over which edges are taken
+BLOCK = 4  # a block is so many edge directions wide and high
+BLOCKS_A_SIDE = GRID_SIDE // BLOCK
+BLOCKS = BLOCKS_A_SIDE**2
+NOT_SHOWN = -128  # of a block that the query does not show, or that has no edges in either picture
+_FEWEST_EDGES = 6  # of the 32 edge directions of a block; of fewer, nothing can be said
+_EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
+
+Plane = NDArray[np.uint8]
+Map = NDArray[Any]  # 3×3, from places in one picture to places in another
+Floats = NDArray[np.float32]
+
+
+def slopes(square: Floats) -> Floats:
+    """Return (2, GRID_SIDE, GRID_SIDE), in grey levels: how a square of GRID_PIXELS gets brighter, across and down."""
+    smooth = cv2.GaussianBlur(square, (0, 0), 1.5)
+    every = slice(GRID_PIXELS // GRID_SIDE // 2, GRID_PIXELS, GRID_PIXELS // GRID_SIDE)
+    across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3)[every, every]
+    down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3)[every, every]
+    return np.stack([across, down])
+
+
+def sharp(values: Floats) -> NDArray[np.int8]:
+    """Return slopes as -1, 0 or 1: 0 where there is no edge."""
+    return (np.sign(values) * (np.abs(values) > _EDGE)).astype(np.int8)
+
+
+def pack_edges(edges: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return edge directions, (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1, as GRID_BYTES bytes."""
+    return np.packbits(np.stack([edges > 0, edges < 0]))
+
+
+def unpack_edges(grid: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Return what `pack_edges` packed."""
+    brighter, darker = np.unpackbits(grid).reshape(2, 2, GRID_SIDE, GRID_SIDE).astype(np.int8)
+    edges: NDArray[np.int8] = brighter - darker
+    return edges
+
+
+def edges_of(plane: Plane) -> NDArray[np.int8]:
+    """Return the edge directions of a whole plane, (2, GRID_SIDE, GRID_SIDE) in -1, 0, 1."""
+    square = cv2.resize(plane, (GRID_PIXELS, GRID_PIXELS), interpolation=cv2.INTER_AREA)
+    return sharp(slopes(square.astype(np.float32)))
+
+
+def scaled(across: float, down: float) -> Map:
+    """Return the map that makes a picture larger: places count from the middle of the first pixel."""
+    return np.array([[across, 0.0, across / 2 - 0.5], [0.0, down, down / 2 - 0.5], [0.0, 0.0, 1.0]])
+
+
+def laid(plane: Plane, matrix: Map, reference: np.void, finer: int = 2) -> tuple[Floats, NDArray[np.bool_], float]:
+    """Lay a plane over a reference; return its slopes (2, 32, 32), which of those the plane shows whole (32, 32), and
+    which share of the reference it shows.
+
+    A warp alone takes single pixels of a larger picture; the mean of `finer` ones does not flicker.
+    """
+    fine, square = finer * GRID_PIXELS, (GRID_PIXELS, GRID_PIXELS)
+    through = scaled(fine / float(reference["width"]), fine / float(reference["height"])) @ matrix
+    over = cv2.resize(cv2.warpPerspective(plane, through, (fine, fine)), square, interpolation=cv2.INTER_AREA)
+    covered = cv2.warpPerspective(np.full(plane.shape, 255, np.uint8), through, (fine, fine))
+    shown = cv2.resize(covered, square, interpolation=cv2.INTER_AREA) >= 253
+    whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
+    return slopes(np.where(shown, over, 0).astype(np.float32)), whole, float(shown.mean())
+
+
+def _blocks(values: NDArray[Any]) -> Floats:
+    """Return the sums over each block, (8, 8), of values (…, 32, 32)."""
+    summed: Floats = values.reshape(-1, BLOCKS_A_SIDE, BLOCK, BLOCKS_A_SIDE, BLOCK).sum((0, 2, 4), dtype=np.float32)
+    return summed
+
+
+def compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[NDArray[np.int8], float]:
+    """Lay the plane over the reference; return the agreement of each block, and the share that is shown.
+
+    Where only one of the two has edges, they disagree: another subject may be plain.
+    """
+    values, whole, share_shown = laid(plane, matrix, reference)
+    ours = (sharp(values) * whole).astype(np.int8)
+    theirs = (unpack_edges(reference["grid"]) * whole).astype(np.int8)
+    here, there = _blocks(np.abs(ours)), _blocks(np.abs(theirs))
+    most = np.maximum(here, there)
+    share = _blocks(ours * theirs) / np.maximum(np.maximum(np.sqrt(here * there), most / 2), 1.0)
+    used = (most >= _FEWEST_EDGES) & (_blocks(whole) >= BLOCK * BLOCK / 2)
+    return np.where(used, np.round(100 * share), NOT_SHOWN).astype(np.int8).ravel(), share_shown
