@@ -57,10 +57,17 @@ def progress(total: int, what: str) -> Iterator[Progress]:
         yield bar
 
 
+def _suppressed(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
+    by = "its companion" if found[0]["by"] == "companion" else "a lawful bank"
+    return f"{found[0]['bank']}/{found[0]['content_id']}, suppressed by {by}"
+
+
 def evidence(verdict: dict[str, Any]) -> str:
     """Say in one line what a verdict rests on."""
     if not verdict["matches"]:
-        return verdict.get("reason") or ""
+        return verdict.get("reason") or _suppressed(verdict.get("suppressed", []))
     best = verdict["matches"][0]
     words = [f"{best['bank']}/{best['content_id']}", best["signal_type"], best["transform"]]
     if best["distance_bits"] is not None:

@@ -243,6 +243,8 @@ def test_companions_on_the_command_line(tmp_path: Path) -> None:
     checked = staydown(home, "check", tmp_path / "again.jpg", fake, "--json")
     verdicts = [json.loads(line)["verdict"] for line in checked.stdout.splitlines()]
     assert (checked.returncode, verdicts) == (1, ["no_match", "match"])
+    shown = staydown(home, "check", tmp_path / "again.jpg")
+    assert (shown.returncode, b"suppressed by its companion" in shown.stdout) == (0, True)
     two = staydown(home, "enroll", fake, tmp_path / "other.jpg", "--bank", "b", "--lawful", real)
     assert (two.returncode, b"invalid_companion" in two.stderr) == (2, True)
     itself = staydown(home, "enroll", fake, "--bank", "b", "--lawful", fake)
