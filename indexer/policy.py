@@ -104,11 +104,11 @@ POLICIES = {
     policy.name: policy
     for policy in (
         _policy("default", Threshold(31, 46), Threshold(31, 40), Threshold(10, 18), Threshold(2, 4),
-                Sureness(1.0, 1e-3), Sureness(0.0, 1e-2)),
+                Sureness(1.0, 1e-3), Sureness(0.5, 1e-2)),
         _policy("strict", Threshold(15, 31), Threshold(15, 31), Threshold(4, 10), Threshold(0, 2),
                 Sureness(3.0, 1e-5), Sureness(1.0, 1e-3)),
         _policy("review-only", Threshold(-1, 46), Threshold(-1, 40), Threshold(-1, 18), Threshold(-1, 4),
-                NEVER, Sureness(0.0, 1e-2)),
+                NEVER, Sureness(0.5, 1e-2)),
     )
 }  # fmt: skip
 

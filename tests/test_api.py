@@ -44,7 +44,7 @@ def verdict(answer: Answer) -> Any:
     for match in said["matches"]:
         assert set(match) == MATCH
         for segment in match["segments"]:
-            assert set(segment) == {"query_s", "reference_s", "frames"}
+            assert set(segment) == {"query_s", "reference_s", "frames", "speed"}
     return said
 
 

@@ -290,7 +290,7 @@ def answering(opened: Opened) -> socket.socket:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (np.full(4, np.nan, "<f4").tobytes() * 20, Reason.DECODER_CRASHED),
+        (np.full(EVIDENCE_DTYPE.itemsize, np.nan, "<f4").tobytes(), Reason.DECODER_CRASHED),
         (b"\xff" * 4 * EVIDENCE_DTYPE.itemsize, Reason.DECODER_CRASHED),
         (b"\0" * (4 * EVIDENCE_DTYPE.itemsize - 1), Reason.DECODER_TIMED_OUT),
         (b"", Reason.DECODER_TIMED_OUT),
