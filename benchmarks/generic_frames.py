@@ -128,12 +128,12 @@ def _countdown(number: int) -> Draw:
         cv2.line(canvas, (0, y), (width, y), BLACK, 2)
         for radius in (unit * 3 // 10, unit * 2 // 5):
             cv2.circle(canvas, (x, y), radius, WHITE, max(unit // 90, 1), cv2.LINE_AA)
-        return _written(canvas, str(number), unit * 2 // 5, BLACK)
+        return written(canvas, str(number), unit * 2 // 5, BLACK)
 
     return draw
 
 
-def _written(canvas: Picture, text: str, size: int, colour: Colour, below: float = 0.5) -> Picture:
+def written(canvas: Picture, text: str, size: int, colour: Colour, below: float = 0.5) -> Picture:
     """Write text in the middle, no wider than the canvas."""
     image = Image.fromarray(canvas)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size)
@@ -146,7 +146,7 @@ def _written(canvas: Picture, text: str, size: int, colour: Colour, below: float
 
 def _words(text: str, share: float) -> Draw:
     """Text in grey-white on black; black on white has every bit turned over, and is looked for as well."""
-    return lambda width, height: _written(_plain(width, height), text, round(height * share), WHITE)
+    return lambda width, height: written(_plain(width, height), text, round(height * share), WHITE)
 
 
 def _stroked(text: str) -> Draw:

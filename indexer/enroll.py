@@ -101,7 +101,8 @@ class Enrolled:
     """What an enrolment came to.
 
     `warnings` say what will not be found: the word of a Reason, or `held` if the guards hold
-    every frame. `held` says which frames are, and why; at most MAX_RUNS, in order of time.
+    every frame; and `benign` if what will be found is, to a hash, the same as something lawful.
+    `held` says which frames are, and why; at most MAX_RUNS, in order of time.
     `held_frames` counts all of them by reason.
     """
 
@@ -147,7 +148,8 @@ def _new_content(submission: Submission, bank: Bank, holds: Holds) -> NewContent
         raise NothingToEnroll
     return NewContent(
         fingerprint(signal), signal.media, rows, digests, submission.case, submission.labels,
-        signal.sketches[sketched], holds=Holds(holds.frames[_kept(signal, bank)], holds.sketches[sketched]),
+        signal.sketches[sketched],
+        holds=Holds(holds.frames[_kept(signal, bank)], holds.sketches[sketched], holds.benign),
     )  # fmt: skip
 
 
@@ -156,6 +158,7 @@ _UNSEEN = [NUMBERS[hold] for hold in (Hold.LOW_QUALITY, Hold.FEATURELESS)]
 
 def _warnings(signal: Signal, new: NewContent, holds: Holds) -> tuple[str, ...]:
     found = [signal.reason.value] if signal.reason else []
+    found += [Hold.BENIGN.value] if holds.benign else []
     usable, held = new.frames["quality"] >= MIN_QUALITY, holds.frames
     if not len(new.frames):  # nothing but sketches
         usable, held = new.sketches["count"] > 0, holds.sketches

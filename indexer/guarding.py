@@ -1,7 +1,7 @@
 """The guards' walk: over content that is to be enrolled, and over a bank whose benign set has grown since."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from indexer.banks import Bank
 from indexer.benign import BenignSet
 from indexer.guards import (
     HOLDS,
+    NUMBERS,
     Held,
     Hold,
     Holds,
@@ -68,7 +69,7 @@ class Guard:
         rows = np.concatenate([signal.frames for signal in signals])
         held = self._judge(bank, rows)
         parts = np.split(held, np.cumsum([len(signal.frames) for signal in signals])[:-1])
-        return [whole_frames(signal, part) for signal, part in zip(signals, parts, strict=True)]
+        return [_holds(bank, signal, part) for signal, part in zip(signals, parts, strict=True)]
 
     def _judge(self, bank: Bank, rows: Frames) -> Held:
         held = judge_rows(rows, is_generic(rows))
@@ -111,6 +112,13 @@ class Guard:
             self._record.holds.hold(change, content.content_pk, content.content_id, suspect.keys)
 
 
+def _holds(bank: Bank, signal: Signal, held: Held) -> Holds:
+    benign = held == NUMBERS[Hold.BENIGN]
+    if not benign.any() or not len(signal.sketches) or SignalType.KEYPOINTS not in bank.signal_types:
+        return whole_frames(signal, held)
+    return replace(whole_frames(signal, np.where(benign, 0, held).astype(np.uint8)), benign=True)
+
+
 def _telling(held: Held) -> NDArray[np.uint8]:
     """Leave out low quality: no index has those."""
-    return np.where(held == HOLDS.index(Hold.LOW_QUALITY) + 1, 0, held).astype(np.uint8)
+    return np.where(held == NUMBERS[Hold.LOW_QUALITY], 0, held).astype(np.uint8)

@@ -3,8 +3,11 @@
 A hash that many lawful pictures share would take all of them down. So a frame is held if
 it is `low_quality`, `featureless` (the hash is noise, or the picture nearly empty but for a
 caption or a logo), `generic` (near to one of the frames in `generic.json`, drawn and hashed by
-benchmarks/generic_frames.py), `benign` (the same as something in the operator's lawful
-banks) or a `hub` (within review distance of several different benign contents).
+benchmarks/generic_frames.py), a `hub` (within review distance of several different contents of
+the operator's lawful banks) or `benign` (the same as one of them).
+
+A deepfake is the same as its lawful original to a hash. So `benign` holds only what a query could
+not tell apart later, for want of sketches; of the rest the enroller is warned.
 
 A frame is held whole: its other view and its sketch with it. Only low quality is each
 view's own, since the picture inside a border may be fine. Hashes made elsewhere are frames of
@@ -43,10 +46,14 @@ MAX_RUNS = 100
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """What is held of one signal: a number for each row of its frames, and of its sketches."""
+    """What is held of one signal: a number for each row of its frames, and of its sketches.
+
+    `benign`: frames of it are the same as something lawful, and free, since a query can tell the two apart.
+    """
 
     frames: Held
     sketches: Held
+    benign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +96,10 @@ def generic_codes() -> Codes:
 
 def judge_rows(rows: Frames, generic: NDArray[np.bool_]) -> Held:
     """Hold rows by what they are, asking no bank; `generic` says which are near to a listed frame."""
-    held = np.zeros(len(rows), np.uint8)
-    held[(rows["unsure"] > MAX_UNSURE_BITS) | (rows["bare"] > MAX_BARE_PARTS)] = NUMBERS[Hold.FEATURELESS]
-    held[generic] = NUMBERS[Hold.GENERIC]
-    held[rows["quality"] < MIN_QUALITY] = NUMBERS[Hold.LOW_QUALITY]
+    low = rows["quality"] < MIN_QUALITY
+    held = np.where(low, NUMBERS[Hold.LOW_QUALITY], 0).astype(np.uint8)
+    held[(rows["unsure"] > MAX_UNSURE_BITS) & ~low | (rows["bare"] > MAX_BARE_PARTS)] = NUMBERS[Hold.FEATURELESS]
+    held[generic & ~low] = NUMBERS[Hold.GENERIC]
     return held
 
 

@@ -12,6 +12,7 @@ import pytest
 import typer
 from serving import staydown
 
+from benchmarks import generic_frames
 from service import cli, output
 
 Run = Callable[..., "Ran"]
@@ -103,6 +104,52 @@ def test_wrong_usage_is_2(run: Run, words: list[str]) -> None:
     ran = run(*words)
     assert ran.code == 2
     assert "Traceback" not in ran.err
+
+
+# --- what the guards hold ---------------------------------------------------------------------
+
+
+def test_held_frames_are_shown_released_and_audited(run: Run, media: Path, tmp_path: Path) -> None:
+    listed = next(iter(json.loads(generic_frames.OUT.read_text()).values()))[0]
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"content,hash\na,{listed}\nb,{HASH}\n")
+    ran = run("enroll", "--bank", "b", "--manifest", manifest)
+    assert "a: held, full: generic, 1 frames" in ran.err
+    assert "held: 1 generic (warning: held)" in ran.out
+    assert run("bank", "audit", "b", "--json").lines == []
+
+    content_id = next(
+        one["content_id"] for one in run("enroll", "--bank", "b", "--manifest", manifest, "--json").lines if one["held"]
+    )
+    asked = tmp_path / "asked.csv"
+    asked.write_text(f"hash\n{listed}\n")
+
+    def verdicts() -> dict[str, int]:
+        out = tmp_path / "out.jsonl"
+        out.unlink(missing_ok=True)
+        return dict(run("rescan", asked, "--out", out, "--json").lines[0]["verdicts"])
+
+    assert verdicts() == {"no_match": 1}
+    assert run("release", content_id, "--json").lines == [{"content_id": content_id, "rows": 1}]
+    assert verdicts() == {"match": 1}
+    assert run("hold", content_id, "--reason", "hub", "--json").lines == [{"content_id": content_id, "rows": 0}]
+    assert run("hold", content_id, "--reason", "generic", "--json").lines == [{"content_id": content_id, "rows": 1}]
+    assert verdicts() == {"no_match": 1}
+    assert run("release", "c_nothing").failed("unknown_content")
+    assert run("hold", content_id, "--reason", "nonsense").code == 2
+
+
+def test_an_audit_of_a_bank_lists_and_holds(run: Run, media: Path) -> None:
+    run("enroll", media / "copy.jpg", "--bank", "b")
+    run("bank", "create", "stock", "--lawful")
+    assert run("bank", "audit", "b", "--json").lines == []
+    run("enroll", media / "known.jpg", "--bank", "stock")
+    for _ in range(2):
+        (found,) = run("bank", "audit", "b", "--json").lines
+        assert (found["reason"], found["frames"], found["timestamp_s"]) == ("benign", 1, None)
+    assert run("bank", "audit", "b", "--hold").code == 0
+    assert run("bank", "audit", "b", "--json").lines == []
+    assert run("bank", "audit", "none").failed("unknown_bank")
 
 
 # --- check ----------------------------------------------------------------------------------

@@ -107,13 +107,16 @@ def test_photographs_are_free(photos: list[NDArray[np.uint8]]) -> None:
 
 
 def test_each_reason_has_its_rows() -> None:
-    rows = frames(np.concatenate([codes(1, 5), generic_codes()[:1]]))
+    rows = frames(np.concatenate([codes(1, 5), generic_codes()[:2], codes(2, 2)]))
     rows["unsure"][1] = MAX_UNSURE_BITS + 1
     rows["bare"][2] = MAX_BARE_PARTS + 1
     rows["unsure"][3], rows["bare"][3] = MAX_UNSURE_BITS, MAX_BARE_PARTS
-    rows["quality"][4] = MIN_QUALITY - 1
+    rows["quality"][[4, 6, 7, 8]] = MIN_QUALITY - 1
+    rows["unsure"][7], rows["bare"][8] = 255, 64
     held = judge_rows(rows, is_generic(rows))
-    assert words(held) == [None, "featureless", "featureless", None, "low_quality", "generic"]
+    assert words(held) == [
+        None, "featureless", "featureless", None, "low_quality", "generic", "low_quality", "low_quality", "featureless",
+    ]  # fmt: skip
 
 
 @settings(max_examples=20)
@@ -193,6 +196,13 @@ def test_several_types_of_one_frame_are_one_frame() -> None:
     assert (run.frames, run.timestamp_s, run.view) == (1, None, View.FULL)
 
 
+def test_every_drawn_frame_is_held() -> None:
+    for name, picture in generic_frames.pictures():
+        rows = hash_media(corpus.encode(picture, "PNG"), Plan(Sampling.DENSE)).frames
+        held = words(judge_rows(rows, is_generic(rows)))
+        assert {"generic", "featureless"} & set(held) or set(held) == {"low_quality"}, name
+
+
 def test_the_list_is_what_the_script_draws() -> None:
     """Fonts and filters may differ a little between versions; the drawings may not."""
     entries = json.loads(generic_frames.OUT.read_text())
@@ -245,6 +255,23 @@ def test_what_the_benign_set_has_is_held(lawful: Shelf, bits: int, seed: int) ->
     assert done.held_frames == ({"benign": 1} if bits <= 31 else {})
 
 
+def test_what_a_query_can_tell_apart_is_not_held_but_told(lawful: Shelf) -> None:
+    """A deepfake lies as near to its lawful original as a copy does: to hold it would keep it up."""
+    code = codes(18, 1)[0]
+    lawful.enroll(still(code), "ok")
+    signal = Signal(Media(Kind.IMAGE, "c" * 64), frames(flipped(code, 9)[None]), sketches=sketched(5))
+    done = lawful.enroll(signal)
+    assert (done.warnings, done.held) == (("benign",), ())
+    assert lawful.record.holds.counts(lawful.content(done).content_pk) == {}
+    lawful.record.create_bank("hashes", actor="t", signal_types=[PDQ])
+    done = lawful.enroll(signal, "hashes")
+    assert (done.warnings, done.held_frames) == (("held",), {"benign": 1})
+    for seed in range(2):
+        lawful.enroll(still(flipped(code, 40, seed)), "ok")
+    done = lawful.enroll(Signal(Media(Kind.IMAGE, "d" * 64), frames(flipped(code, 5)[None]), sketches=sketched(6)))
+    assert done.held_frames == {"hub": 1}, "a hub is held all the same"
+
+
 def test_a_hub_is_held_and_what_is_near_to_fewer_is_not(lawful: Shelf) -> None:
     hub, two = codes(2, 2)
     for seed in range(3):
@@ -278,13 +305,12 @@ def test_what_is_lawful_is_not_guarded(lawful: Shelf) -> None:
 
 def test_a_release_is_found_everywhere_and_can_be_taken_back(lawful: Shelf) -> None:
     """Also by a process that has read the store before, and by one that starts from a snapshot."""
-    code, kept = codes(5, 2)
-    lawful.enroll(still(code), "ok")
+    code, kept = generic_codes()[20], codes(5, 1)[0]
     signal = Signal(Media(Kind.IMAGE, "a" * 64), frames(code[None]), sketches=sketched(3))
     done = lawful.enroll(signal)
     lawful.enroll(still(kept))
     content = lawful.content(done)
-    assert lawful.record.holds.counts(content.content_pk) == {"benign": 2}
+    assert lawful.record.holds.counts(content.content_pk) == {"generic": 2}
     sketches = lambda: lawful.index.sizes()["keypoints"]  # noqa: E731
     with opened(lawful.path) as other:
         assert (lawful.found(still(code), "b"), other.found(still(code), "b"), sketches()) == ([], [], 0)
@@ -303,8 +329,8 @@ def test_a_release_is_found_everywhere_and_can_be_taken_back(lawful: Shelf) -> N
             third = Index(MIN_QUALITY)
             assert third.load(snapshot, lawful.record)
             third.refresh(lawful.record)
-            assert third.sizes() == {**third.sizes(), "pdq": 3, "keypoints": 1}
-            lawful.record.holds.restore(content.content_pk, done.content_id, [Hold.BENIGN], actor="t")
+            assert third.sizes() == {**third.sizes(), "pdq": 2, "keypoints": 1}
+            lawful.record.holds.restore(content.content_pk, done.content_id, [Hold.GENERIC], actor="t")
             assert (lawful.found(still(code), "b"), other.found(still(code), "b")) == ([], [])
             assert (sketches(), other.index.sizes()["keypoints"]) == (0, 0)
     assert [entry.action for entry, _ in lawful.ledger.entries()][-2:] == ["content.release", "content.hold"]
@@ -449,11 +475,11 @@ def test_only_the_footage_of_a_clip_with_cards_matches(local: Local, admin: Api,
     done = admin.post("/v1/banks/carded/contents", clips["first"])
     assert done.status == 201
     held = done.json["held"]
-    assert {"low_quality", "generic", "featureless"} == set(done.json["held_frames"])
+    assert {"generic", "featureless"} == set(done.json["held_frames"])
     assert done.json["warnings"] == []
     by_reason = {reason: [run for run in held if run["reason"] == reason] for reason in done.json["held_frames"]}
-    assert all(run["until_s"] <= 4.1 for run in by_reason["low_quality"] + by_reason["generic"])
-    assert all(run["timestamp_s"] >= 6.8 for run in by_reason["featureless"])
+    assert all(1.9 <= run["timestamp_s"] <= run["until_s"] <= 4.1 for run in by_reason["generic"])
+    assert all(run["until_s"] <= 2.1 or run["timestamp_s"] >= 6.8 for run in by_reason["featureless"])
 
     def verdict(media: bytes) -> dict[str, object]:
         answer = admin.post("/v1/check?bank=carded", media)
@@ -471,7 +497,7 @@ def test_only_the_footage_of_a_clip_with_cards_matches(local: Local, admin: Api,
 
 def test_a_reviewer_releases_and_holds_over_http(local: Local, admin: Api, photo_jpeg: bytes, copy_jpeg: bytes) -> None:
     assert admin.call("PUT", "/v1/banks/stock", {"lawful": True, "suppresses": None}).status == 201
-    assert admin.call("PUT", "/v1/banks/reviewed").status == 201
+    assert admin.call("PUT", "/v1/banks/reviewed", {"signal_types": ["sha256", "pdq"]}).status == 201
     kept = admin.post("/v1/banks/stock/contents", photo_jpeg).json
     done = admin.post("/v1/banks/reviewed/contents", copy_jpeg).json
     assert done["held_frames"] == {"benign": 1}
@@ -488,7 +514,7 @@ def test_a_reviewer_releases_and_holds_over_http(local: Local, admin: Api, photo
     assert (released.status, released.json["held"]) == (200, {})
     assert check() == "match"
     again = reviewer.call("PATCH", where, {"hold": ["benign"]})
-    assert again.json["held"] == {"benign": 2}
+    assert again.json["held"] == {"benign": 1}
     assert check() == "no_match"
     assert reviewer.call("PATCH", where, {"release": ["low_quality"]}).is_problem(422, "invalid_request")
     admin.call("DELETE", "/v1/banks/stock")

@@ -171,8 +171,8 @@ def row(**changes: float) -> Frames:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"profile": len(PROFILES)}, {"view": 2}, {"transform": 8}, {"quality": 101}, {"timestamp_s": math.inf},
-     {"until_s": -math.inf}],
+    [{"profile": len(PROFILES)}, {"view": 2}, {"transform": 8}, {"quality": 101}, {"bare": 65},
+     {"timestamp_s": math.inf}, {"until_s": -math.inf}],
 )  # fmt: skip
 def test_a_row_out_of_range_is_refused(changes: dict[str, float]) -> None:
     assert len(wire.unpack_signal(answer(), row().tobytes()).frames) == 1
