@@ -12,8 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from hashing.signals import Kind, Media, Signal, Sketches, no_frames
 # PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _Rows = NDArray[np.void]
+T = TypeVar("T")
 GRACE_S = 2.0
 ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
 
@@ -78,26 +80,24 @@ class _Worker:
             raise _Failed(_reason_of(error)) from error
 
     def confirm(self, pairs: Pairs) -> Evidence:
-        try:
-            self._socket.sendall(wire.pack_pairs(pairs))
-            return wire.unpack_evidence(self._read(len(pairs) * EVIDENCE_DTYPE.itemsize))
-        except (OSError, ValueError) as error:
-            raise _Failed(_reason_of(error)) from error
+        size = len(pairs) * EVIDENCE_DTYPE.itemsize
+        return self._ask(size, wire.unpack_evidence, wire.pack_pairs(pairs))
 
     def tell(self, tells: Tells) -> Told:
-        try:
-            self._socket.sendall(wire.pack_tells(tells))
-            return wire.unpack_told(self._read(len(tells) * TOLD_DTYPE.itemsize))
-        except (OSError, ValueError) as error:
-            raise _Failed(_reason_of(error)) from error
+        return self._ask(len(tells) * TOLD_DTYPE.itemsize, wire.unpack_told, wire.pack_tells(tells))
 
     def lay(self, data: bytes, plan: Plan, references: Sketches) -> Contrasts:
         self.items += 1
         self._socket.settimeout(plan.limits.timeout_s)
+        size = len(references) * CONTRAST_DTYPE.itemsize
+        return self._ask(size, wire.unpack_contrasts, wire.pack_lay(plan, data, references), data)
+
+    def _ask(self, size: int, unpack: Callable[[bytes], _Rows], *request: bytes) -> _Rows:
+        """Send a request in parts, and return the rows of an answer of `size` bytes."""
         try:
-            self._socket.sendall(wire.pack_lay(plan, data, references))
-            self._socket.sendall(data)
-            return wire.unpack_contrasts(self._read(len(references) * CONTRAST_DTYPE.itemsize))
+            for part in request:
+                self._socket.sendall(part)
+            return unpack(self._read(size))
         except (OSError, ValueError) as error:
             raise _Failed(_reason_of(error)) from error
 
@@ -155,32 +155,29 @@ class Opened:
 
     def look(self, data: bytes, plan: Plan) -> Signal:
         """Hash the media once more, as another plan asks; a MediaError if the worker fails."""
-        if self._worker is None or not self.sound:
-            raise UnhashableMedia(Reason.DECODER_CRASHED)
-        self.sound = False
-        try:
-            self._worker.send(data, plan)
-            found = self._worker.receive(plan)
-        except _Failed as failure:
-            raise UnhashableMedia(failure.reason) from failure
-        self.sound = True
-        return found
+
+        def again(worker: _Worker) -> Signal:
+            worker.send(data, plan)
+            return worker.receive(plan)
+
+        return self._asked(again)
 
     def confirm(self, pairs: Pairs) -> Evidence:
         """Return the evidence (EVIDENCE_DTYPE) for pairs of sketches; UnhashableMedia if the worker fails."""
-        return self._asked(_Worker.confirm, pairs) if len(pairs) else np.empty(0, EVIDENCE_DTYPE)
+        return self._asked(lambda worker: worker.confirm(pairs)) if len(pairs) else np.empty(0, EVIDENCE_DTYPE)
 
     def tell(self, tells: Tells) -> Told:
         """Return a row of TOLD_DTYPE for each of TELL_DTYPE; UnhashableMedia if the worker fails."""
         parts = [tells[start : start + wire.MAX_PAIRS] for start in range(0, len(tells), wire.MAX_PAIRS)]
-        return np.concatenate([np.empty(0, TOLD_DTYPE), *(self._asked(_Worker.tell, part) for part in parts)])
+        told = [self._asked(partial(_Worker.tell, tells=part)) for part in parts]
+        return np.concatenate([np.empty(0, TOLD_DTYPE), *told])
 
-    def _asked(self, question: Callable[[_Worker, _Rows], _Rows], rows: _Rows) -> _Rows:
+    def _asked(self, question: Callable[[_Worker], T]) -> T:
         if self._worker is None or not self.sound:
             raise UnhashableMedia(Reason.DECODER_CRASHED)
         self.sound = False
         try:
-            answer = question(self._worker, rows)
+            answer = question(self._worker)
         except _Failed as failure:
             raise UnhashableMedia(failure.reason) from failure
         self.sound = True

@@ -19,7 +19,7 @@ from hashing.signals import EXACT_BYTES, GRID_SIDE, Frames, Kind, Signal, Signal
 from indexer.alignment import Segment
 from indexer.banks import Bank
 from indexer.matches import COMPANION, LAWFUL_BANK, Match, Suppressed, ToldApart
-from indexer.policy import MIN_QUALITY, Nearer, Verdict, bits_scores, nearer, told_scores
+from indexer.policy import Nearer, Verdict, bits_scores, nearer, told_scores, usable
 from indexer.record import Content, Record
 
 Tell = Callable[[Tells], Told]
@@ -85,7 +85,7 @@ def _pairs(query_s: NDArray[np.float64], segment: Segment | None, pks: NDArray[n
 
 def _codes(frames: Frames) -> Words:
     """Return PDQ hashes as words (n, 4)."""
-    rows = frames[np.isin(frames["profile"], profiles_of(SignalType.PDQ)) & (frames["quality"] >= MIN_QUALITY)]
+    rows = usable(frames[np.isin(frames["profile"], profiles_of(SignalType.PDQ))])
     return np.ascontiguousarray(rows["hash"]).view(np.uint64)
 
 
@@ -100,8 +100,7 @@ def _nearest_bits(query: Words, known: Words) -> int:
 
 def _by_hashes(signal: Signal, segment: Segment | None, ours: Words, theirs: Words) -> dict[float, float]:
     """Return the scores by PDQ of the query's frames in a segment, by their times."""
-    rows = signal.of_type(SignalType.PDQ)
-    rows = rows[rows["quality"] >= MIN_QUALITY]
+    rows = usable(signal.of_type(SignalType.PDQ))
     if segment is not None:
         rows = rows[_within(rows["timestamp_s"], segment.query_s)]
     if not len(rows) or not len(ours) or not len(theirs):

@@ -23,7 +23,7 @@ from hashing.video import SKETCH_SPACING_S
 from indexer.alignment import FrameMatches, Looked, Segment, align, extended
 from indexer.keypoint_matcher import Confirm, score_bits
 from indexer.matches import Match, looked_at
-from indexer.policy import LINE_BITS, MIN_QUALITY, POLICIES, keypoint_score
+from indexer.policy import LINE_BITS, POLICIES, keypoint_score, usable
 from indexer.record import Content, Record
 
 WHOLE_S = 20.0  # a video no longer than this is looked at from end to end
@@ -123,8 +123,7 @@ def _hashed(query: Frames, reference: Frames, radius_bits: int) -> _Pairs:
 
 
 def _pdq(signal: Signal) -> Frames:
-    rows = signal.of_type(SignalType.PDQ)
-    return rows[rows["quality"] >= MIN_QUALITY]
+    return usable(signal.of_type(SignalType.PDQ))
 
 
 def _nearest_form(query: Frames, reference: Frames) -> int:

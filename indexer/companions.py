@@ -36,6 +36,8 @@ class CompanionBook:
 
     def of(self, content_pks: Sequence[int]) -> dict[int, tuple[Companion, ...]]:
         """Return the companions of contents, in order of their enrolment; contents without any are left out."""
+        if not content_pks:  # most checks find nothing
+            return {}
         query = select(content).where(content.c.lawful_of.in_(content_pks), content.c.enabled.is_(True), KEPT)
         with self._store.read() as connection:
             rows = connection.execute(query.order_by(content.c.content_pk)).all()

@@ -34,7 +34,7 @@ from indexer.errors import IndexNotReady, UnknownBank
 from indexer.index import Hits, Index
 from indexer.keypoint_matcher import Confirm, KeypointMatcher
 from indexer.matches import LAWFUL_BANK, Match, Suppressed, told
-from indexer.policy import MIN_QUALITY, POLICIES, Policy, Verdict, false_match_probability
+from indexer.policy import POLICIES, Policy, Verdict, false_match_probability, usable
 from indexer.record import Content, Located, Record
 
 MAX_MATCHES = 100
@@ -210,8 +210,7 @@ class Matcher:
         found = self._exact(signal, banks, policies)
         for kind in PERCEPTUAL:
             users = [bank for bank in banks if kind in bank.signal_types]
-            rows = signal.of_type(kind)
-            rows = rows[rows["quality"] >= MIN_QUALITY]
+            rows = usable(signal.of_type(kind))
             if users and len(rows):
                 found += self._perceptual(kind, rows, users, policies)
         return found
@@ -284,6 +283,6 @@ def _conclude(signal: Signal, matches: tuple[Match, ...]) -> tuple[Verdict, Reas
     if signal.reason is not None:
         return Verdict.UNHASHABLE, signal.reason
     asked_exact_only = signal.media.kind is Kind.HASHES and not len(signal.frames)
-    if not asked_exact_only and not bool((signal.frames["quality"] >= MIN_QUALITY).any()):
+    if not asked_exact_only and not len(usable(signal.frames)):
         return Verdict.UNHASHABLE, Reason.FEATURELESS
     return Verdict.NO_MATCH, None

@@ -18,18 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.edges import BLOCKS_A_SIDE, NOT_SHOWN
-from hashing.signals import EXACT_BYTES, SignalType
+from hashing.signals import EXACT_BYTES, Frames, SignalType
 
 MIN_BLOCKS = 4  # of 64, with edges to compare; a tiny overlap agrees by chance
 MIN_INLIERS = 5  # keypoints in one to one agreement; fewer fit any two pictures
-LINE_BITS = (
-    80  # PDQ of a frame at the second at which a line through nearer ones says it stands; tells times, no verdict
-)
+LINE_BITS = 80  # PDQ of a frame at the second where a line through nearer ones says it stands: for times, no verdict
 MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one another
-# What may be enrolled (docs/guards.md): of 2,000 photographs none has as few sure bits, or as little in it.
+# What may be enrolled (docs/matching.md, Guards).
 MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; bars, checkerboards and rings have 120 and more
 MAX_BARE_PARTS = 50  # of 64, with nothing in them; all but a caption, a logo or a line of text
 HUB_CONTENTS = 3  # different benign contents within the review distance of one hash
+
+
+def usable(rows: Frames) -> Frames:
+    """Return the rows that may be compared at all."""
+    return rows[rows["quality"] >= MIN_QUALITY]
 
 
 class Verdict(StrEnum):

@@ -2,7 +2,7 @@
 
 The centres are 4,096 of the descriptors of eighty pictures that we draw, so that the
 lists of an inverted file are about as even as those of centres drawn from photographs
-(docs/keypoints.md). Whoever changes them has to rebuild nothing but the index.
+(docs/accuracy.md). Whoever changes them has to rebuild nothing but the index.
 """
 
 from pathlib import Path
