@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.edges import Map, Plane, edges_of, laid, pack_edges, scaled, sharp, unpack_edges
-from hashing.keypoints import place, sketch
+from hashing.evidence import place
+from hashing.keypoints import sketch
 from hashing.signals import GRID_BYTES, GRID_SIDE, MAX_KEYPOINTS, SKETCH_DTYPE, Sketches
 
 MAX_CONTRASTS = 512  # sketches that a companion is laid over in one go: a plane is kept for each

@@ -14,7 +14,8 @@ from hashing.clips import Clip
 from hashing.contrast import TOLD_DTYPE, Contrasts, Tells, Told, contrasts, tell_apart
 from hashing.edges import Plane
 from hashing.errors import MediaTooLarge, UnsupportedMedia
-from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs, confirm, plane_of
+from hashing.evidence import EVIDENCE_DTYPE, Evidence, Pairs, confirm
+from hashing.keypoints import plane_of
 from hashing.media import Container, Limits, Sampling, Source, Spans, sniff
 from hashing.signals import Kind, Media, Signal, SignalType, Sketches
 from hashing.stills import Still

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from hashing import wire
 from hashing.contrast import CONTRAST_DTYPE, MAX_CONTRASTS, TOLD_DTYPE, Contrasts, Tells, Told
 from hashing.errors import MediaError, Reason, UnhashableMedia
+from hashing.evidence import EVIDENCE_DTYPE, Evidence, Pairs
 from hashing.hasher import Plan, admit, digests, with_digests
-from hashing.keypoints import EVIDENCE_DTYPE, Evidence, Pairs
 from hashing.signals import Kind, Media, Signal, Sketches, no_frames
 
 # PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.

@@ -134,6 +134,7 @@ MAX_KEYPOINTS = 600
 GRID_SIDE = 32
 GRID_BYTES = 2 * 2 * GRID_SIDE * GRID_SIDE // 8  # two bits for each of two directions
 OCTAVES = 8
+SCALE_STEP = 1.2  # from one octave of keypoints to the next
 KEYPOINT_DTYPE = np.dtype(
     [("x", "<u2"), ("y", "<u2"), ("angle", "u1"), ("octave", "u1"), ("code", "u1", (HASH_BYTES,))]
 )

@@ -25,8 +25,9 @@ from hashing.contrast import (
 )
 from hashing.edges import NOT_SHOWN
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
+from hashing.evidence import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, Evidence, Pairs
 from hashing.hasher import Plan
-from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE, Evidence, Pairs
+from hashing.keypoints import PLANE_SIDE
 from hashing.media import MAX_SPANS, Limits, Sampling
 from hashing.pdq import PARTS
 from hashing.signals import (

@@ -17,8 +17,8 @@ from hashing import wire
 from hashing.contrast import CONTRAST_DTYPE, TELL_DTYPE
 from hashing.edges import Plane
 from hashing.errors import MediaError
+from hashing.evidence import PAIR_DTYPE
 from hashing.hasher import confirm_pairs, hash_pictures, lay_over, tell_pairs
-from hashing.keypoints import PAIR_DTYPE
 from hashing.signals import no_sketches
 
 

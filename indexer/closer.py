@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.keypoints import PAIR_DTYPE
+from hashing.evidence import PAIR_DTYPE
 from hashing.media import MAX_SPANS, Spans
 from hashing.signals import Frames, Kind, Signal, SignalType, Sketches
 from hashing.video import SKETCH_SPACING_S

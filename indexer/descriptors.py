@@ -7,35 +7,32 @@ it. All segments of all banks share the centres, so that a query finds its lists
 and merging segments compares nothing. The centres are descriptors of pictures that we
 draw (`benchmarks/robustness/centres.py`): nothing is trained, and none is anybody's photo.
 
-A vote says little by itself: some of a million descriptors are near to any. But all true
-votes for a copy agree in how much it is turned and scaled, and chance votes do not, so
-only votes of one turn and scale are counted together: weak geometric consistency
-(Jégou, Douze, Schmid: "Hamming embedding and weak geometric consistency for large scale
-image search", ECCV 2008).
+`votes` counts what the neighbours come to.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import faiss
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
-from hashing.signals import HASH_BITS, HASH_BYTES, KEYPOINT_DTYPE, OCTAVES, Codes, Sketches
-
-Keys = NDArray[np.int64]
-Keypoints = NDArray[np.void]
+from hashing.signals import HASH_BITS, HASH_BYTES, KEYPOINT_DTYPE, Codes, Sketches
+from indexer.votes import Cast, Keypoints, Keys, count
 
 FLAT_UPTO = 2_048
 MERGED_UPTO = 8_000_000
 VOTERS = 400  # keypoints of a query that vote: the first of a sketch, which it needs most
+MIRRORED_VOTERS = 250  # of its mirror image: fewer copies are mirrored
 NEAREST = 3  # of a voter, how many neighbours get its vote
-PROBES = 4  # lists looked into
+PROBES = 4  # lists looked into, at most
+FURTHER_BITS = 5  # than the nearest centre; lists of centres further away are left out
 MAX_BITS = 56  # a neighbour further away gets no vote
-TURNS = 16  # parts of a full turn; votes of two neighbouring ones count together
-_SCALES = 2 * OCTAVES - 1  # differences of two octaves; three neighbouring ones count together
+_PLACED = ("x", "y", "angle", "octave")  # of a keypoint, beside its code
 
 
 def _centres() -> Codes:
@@ -56,7 +53,7 @@ LISTS = int(_COARSE.ntotal)
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """Sketches by how many of the query's keypoints agree with one of theirs in turn and scale, most first."""
+    """Sketches by how many of the query's votes for them agree with one another, most first."""
 
     sketch_pk: Keys
     votes: NDArray[np.int64]
@@ -64,7 +61,10 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Voters:
-    """The keypoints of one sketch that vote, and the lists nearest to each with its distance in bits, (n, PROBES)."""
+    """The keypoints of one sketch that vote, and the lists that each looks into with their distances, (n, PROBES).
+
+    A list of -1 is none.
+    """
 
     keypoints: Keypoints
     codes: Codes
@@ -74,15 +74,16 @@ class Voters:
 
 def voters(sketch: np.void) -> Voters:
     """Return who votes for a query's sketch, to be asked of any number of banks."""
-    keypoints = sketch["keypoints"][: min(int(sketch["count"]), VOTERS)]
+    keypoints = sketch["keypoints"][: min(int(sketch["count"]), MIRRORED_VOTERS if sketch["mirrored"] else VOTERS)]
     codes = np.ascontiguousarray(keypoints["code"])
     faiss.omp_set_num_threads(1)  # see index
     distances, lists = _COARSE.search(codes, PROBES)
-    return Voters(keypoints, codes, lists, distances)
+    near = distances <= distances[:, :1] + FURTHER_BITS
+    return Voters(keypoints, codes, np.where(near, lists, -1), distances)
 
 
 class _Segment:
-    """Some descriptors that never change: whose they are (n,) int32, and their turns and octaves (n,) uint8.
+    """Some descriptors that never change: whose they are (n,) int32, and where they lie (KEYPOINT_DTYPE without codes).
 
     `owner` counts from 0; `sketches` (m,) int64 are the keys. The codes lie in FAISS alone.
     """
@@ -91,7 +92,7 @@ class _Segment:
         self, sketches: Keys, owner: NDArray[np.int32], keypoints: Keypoints, lists: NDArray[np.int32]
     ) -> None:
         self.sketches, self.owner = sketches, owner
-        self.angle, self.octave, self.lists = keypoints["angle"].copy(), keypoints["octave"].copy(), lists
+        self.placed, self.lists = repack_fields(keypoints[list(_PLACED)]), lists
         self._flat = len(owner) <= FLAT_UPTO
         self._search = self._searchable(np.ascontiguousarray(keypoints["code"]))
 
@@ -110,9 +111,10 @@ class _Segment:
         return len(self.owner)
 
     def keypoints(self) -> Keypoints:
-        """Return everything that is searched (KEYPOINT_DTYPE, places left out), to be merged."""
+        """Return all keypoints (KEYPOINT_DTYPE), to be merged."""
         found = np.zeros(len(self), KEYPOINT_DTYPE)
-        found["angle"], found["octave"] = self.angle, self.octave
+        for name in _PLACED:
+            found[name] = self.placed[name]
         if self._flat:
             found["code"] = faiss.vector_to_array(self._search.xb).reshape(-1, HASH_BYTES)
             return found
@@ -123,38 +125,14 @@ class _Segment:
             found["code"][rows] = faiss.rev_swig_ptr(held.get_codes(number), size * HASH_BYTES).reshape(size, -1)
         return found
 
-    def near(self, asked: Voters) -> tuple[Keys, Keys]:
-        """Return (number of the voter, row of the descriptor) of each vote."""
+    def near(self, asked: Voters) -> tuple[NDArray[np.int32], Keys]:
+        """Return (distances in bits, rows of descriptors) of each voter's nearest few, (n, NEAREST); row -1 is none."""
         faiss.omp_set_num_threads(1)
-        nearest = min(NEAREST, len(self))
         if self._flat:
-            distances, rows = self._search.search(asked.codes, nearest)
+            found: tuple[NDArray[np.int32], Keys] = self._search.search(asked.codes, NEAREST)
         else:
-            distances, rows = self._search.search_preassigned(
-                asked.codes, nearest, asked.lists, asked.distance_bits
-            )  # fmt: skip
-        voter, column = np.nonzero((rows >= 0) & (distances <= MAX_BITS))
-        return voter, rows[voter, column]
-
-    def vote(self, asked: Voters) -> tuple[Keys, NDArray[np.int64]]:
-        """Return the keys of the sketches that got votes, and how many that agree with one another."""
-        voter, row = self.near(asked)
-        found, place = np.unique(self.owner[row], return_inverse=True)
-        first = np.unique(place * VOTERS + voter, return_index=True)[1]  # one vote a sketch: for the nearest
-        voter, row, place = voter[first], row[first], place[first]
-        turn = (asked.keypoints["angle"][voter] - self.angle[row]).astype(np.int64) // (256 // TURNS)
-        scale = asked.keypoints["octave"][voter].astype(np.int64) - self.octave[row] + OCTAVES - 1
-        cells = (place * TURNS + turn) * _SCALES + scale
-        return self.sketches[found], _agreeing(np.bincount(cells, minlength=len(found) * TURNS * _SCALES))
-
-
-def _agreeing(cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the most votes of two turns and three scales beside one another, for each sketch."""
-    counts = cells.reshape(-1, TURNS, _SCALES)
-    counts = counts + np.roll(counts, -1, axis=1)
-    padded = np.pad(counts, ((0, 0), (0, 0), (1, 1)))
-    most: NDArray[np.int64] = (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]).max(axis=(1, 2), initial=0)
-    return most
+            found = self._search.search_preassigned(asked.codes, NEAREST, asked.lists, asked.distance_bits)
+        return found
 
 
 def _segment(sketch_pks: Keys, rows: Sketches) -> _Segment | None:
@@ -230,10 +208,26 @@ class Descriptors:
             self._segments = tuple(segments)
 
     def vote(self, asked: Voters) -> Votes:
-        """Return the sketches that share descriptors with a query's."""
-        found = [segment.vote(asked) for segment in self._segments] if len(asked.codes) else []
-        nothing = np.empty(0, np.int64)
-        owners = np.concatenate([nothing, *(keys for keys, _ in found)])
-        votes = np.concatenate([nothing, *(counts for _, counts in found)])
-        order = np.argsort(-votes, kind="stable")
-        return Votes(owners[order], votes[order])
+        """Return the sketches that share descriptors with a query's, most votes first."""
+        segments = self._segments
+        if not segments or not len(asked.codes):
+            return Votes(np.empty(0, np.int64), np.empty(0, np.int64))
+        found = [segment.near(asked) for segment in segments]
+        bits = np.concatenate([np.where(rows >= 0, distances, HASH_BITS + 1) for distances, rows in found], axis=1)
+        nearest = np.argsort(bits, axis=1, kind="stable")[:, :NEAREST]
+        voter, column = np.nonzero(np.take_along_axis(bits, nearest, axis=1) <= MAX_BITS)
+        place = nearest[voter, column]
+        row = np.concatenate([rows for _, rows in found], axis=1)[voter, place]
+        sketches, votes = count(_cast(segments, asked, voter, place // NEAREST, row))
+        return Votes(np.concatenate([segment.sketches for segment in segments])[sketches], votes)
+
+
+def _cast(segments: Sequence[_Segment], asked: Voters, voter: Keys, segment: Keys, row: Keys) -> Cast:
+    """Return votes for descriptors, each a row of a segment; sketches are numbered through all segments."""
+    sketch, theirs = np.empty(len(voter), np.int64), np.empty(len(voter), segments[0].placed.dtype)
+    first = 0
+    for number, each in enumerate(segments):
+        mine = segment == number
+        sketch[mine], theirs[mine] = each.owner[row[mine]] + first, each.placed[row[mine]]
+        first += len(each.sketches)
+    return Cast(voter, sketch, asked.keypoints[voter], theirs)

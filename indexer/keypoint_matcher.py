@@ -1,6 +1,6 @@
 """Keypoints: sketches of the query -> candidates by votes -> confirmed by geometry and edges -> matches.
 
-Votes are cheap and say little. What confirms is the evidence of `hashing.keypoints`: a
+Votes are cheap and say little. What confirms is the evidence of `hashing.evidence`: a
 map under which keypoints agree one to one, and under which the edges of the whole
 overlap agree, block by block. `policy` says how sure that is.
 """
@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.keypoints import PAIR_DTYPE, Evidence, Pairs
+from hashing.evidence import PAIR_DTYPE, Evidence, Pairs
 from hashing.signals import SignalType, Sketches, Transform
 from indexer.alignment import FrameMatches, Segment, align
 from indexer.banks import Bank
@@ -25,7 +25,6 @@ from indexer.sketches import LocatedSketches
 
 Confirm = Callable[[Pairs], Evidence]
 
-MIN_VOTES = 4
 CANDIDATES = 4  # of each sketch of the query, in each bank
 MAX_CONFIRMED = 48  # of all of them
 _TURNED_DEG, _CROPPED, _EMBEDDED = 1.5, 0.93, 0.75
@@ -117,7 +116,7 @@ def _candidates(sketches: Sketches, banks: Sequence[Descriptors]) -> _Candidates
     for (number, who), bank in product(enumerate(asked), banks):
         votes = bank.vote(who)
         best = zip(votes.votes[:CANDIDATES].tolist(), votes.sketch_pk[:CANDIDATES].tolist(), strict=True)
-        rows += [(count, number, pk) for count, pk in best if count >= MIN_VOTES]
+        rows += [(count, number, pk) for count, pk in best]
     chosen = np.array(sorted(rows, reverse=True)[:MAX_CONFIRMED], np.int64).reshape(-1, 3)
     return _Candidates(chosen[:, 1], chosen[:, 2])
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from benchmarks import corpus
 from hashing.errors import CorruptMedia, MediaError, MediaTooLarge, Reason, UnhashableMedia, UnsupportedMedia
+from hashing.evidence import PAIR_DTYPE, confirm
 from hashing.hasher import DEFAULT_TYPES, Plan, admit, confirm_pairs, hash_media, hash_pictures
-from hashing.keypoints import PAIR_DTYPE, confirm
 from hashing.media import Limits, Sampling
 from hashing.signals import CLASSIC, TRANSFORMS, Kind, SignalType, distances
 

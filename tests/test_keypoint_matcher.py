@@ -17,8 +17,8 @@ from benchmarks import corpus
 from benchmarks.robustness.edits import apply
 from hashing import wire
 from hashing.errors import Reason, UnhashableMedia
+from hashing.evidence import Evidence, Pairs
 from hashing.hasher import Plan
-from hashing.keypoints import Evidence, Pairs
 from hashing.media import Sampling
 from hashing.sandbox import Opened, Pool
 from hashing.signals import Signal, SignalType

@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 
 from benchmarks import corpus
 from hashing.edges import NOT_SHOWN, Plane
+from hashing.evidence import EVIDENCE_DTYPE, EVIDENCE_RANGE, confirm, no_evidence
 from hashing.keypoints import (
     ENROLL_KEYPOINTS,
-    EVIDENCE_DTYPE,
-    EVIDENCE_RANGE,
     PLANE_SIDE,
     QUERY_KEYPOINTS,
-    confirm,
     describe,
     detect,
-    no_evidence,
     pack_sketch,
     plane_of,
     sketch,

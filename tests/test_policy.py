@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashing.edges import NOT_SHOWN
-from hashing.keypoints import EVIDENCE_DTYPE, Evidence, no_evidence
+from hashing.evidence import EVIDENCE_DTYPE, Evidence, no_evidence
 from hashing.signals import EXACT_BYTES, PERCEPTUAL, SignalType
 from indexer.policy import (
     MIN_BLOCKS,

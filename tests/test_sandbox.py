@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchmarks import corpus
 from hashing import sandbox, wire, worker
 from hashing.errors import CorruptMedia, MediaTooLarge, Reason, UnhashableMedia, UnsupportedMedia
+from hashing.evidence import EVIDENCE_DTYPE, PAIR_DTYPE, Pairs
 from hashing.hasher import DEFAULT_TYPES, Plan, confirm_pairs, digests, hash_media, hash_pictures
-from hashing.keypoints import EVIDENCE_DTYPE, PAIR_DTYPE, Pairs
 from hashing.media import Limits, Sampling
 from hashing.sandbox import Opened, Pool
 from hashing.signals import Kind, Signal, SignalType, Sketches

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from hashing import wire
 from hashing.errors import CorruptMedia, MediaError, Reason, UnsupportedMedia
+from hashing.evidence import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE
 from hashing.hasher import Plan
-from hashing.keypoints import EVIDENCE_DTYPE, EVIDENCE_RANGE, PAIR_DTYPE, PLANE_SIDE
+from hashing.keypoints import PLANE_SIDE
 from hashing.media import MAX_SPANS, Limits, Sampling
 from hashing.signals import (
     FRAME_DTYPE,

@@ -27,21 +27,13 @@ from benchmarks.robustness import corpus
 from benchmarks.robustness.corpus import Item, Split
 from benchmarks.robustness.edits import EDITS, apply
 from benchmarks.robustness.edits_base import decode
+from hashing.evidence import PAIR_DTYPE, Evidence
 from hashing.hasher import confirm_pairs
-from hashing.keypoints import (
-    ENROLL_KEYPOINTS,
-    PAIR_DTYPE,
-    QUERY_KEYPOINTS,
-    Evidence,
-    plane_of,
-    sketch,
-    sketch_both,
-    turned_over,
-)
+from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch, sketch_both, turned_over
 from hashing.media import Frame
 from hashing.signals import Sketches
 from indexer.descriptors import Descriptors, voters
-from indexer.keypoint_matcher import CANDIDATES, MIN_VOTES
+from indexer.keypoint_matcher import CANDIDATES
 from indexer.policy import keypoint_enough, keypoint_features
 
 Floats = NDArray[np.float64]
@@ -101,7 +93,7 @@ def _candidates(picture: Picture) -> tuple[list[int], Evidence]:
     for number, row in enumerate(rows):
         votes = bank.descriptors.vote(voters(row))
         best = zip(votes.sketch_pk[:CANDIDATES].tolist(), votes.votes[:CANDIDATES].tolist(), strict=True)
-        found += [(number, pk) for pk, count in best if count >= MIN_VOTES]
+        found += [(number, pk) for pk, _ in best]
     pairs = np.zeros(len(found), PAIR_DTYPE)
     pairs["query"], pairs["reference"] = [n for n, _ in found], bank.sketches[[pk for _, pk in found]]
     return [pk for _, pk in found], confirm_pairs(rows, planes, pairs)
