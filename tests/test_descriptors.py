@@ -1,39 +1,30 @@
 """Votes are those of a search of everything in a small segment, and nearly so in a large one."""
 
 import threading
-from collections import Counter
 
 import numpy as np
 import pytest
 from shelf import codes, flipped, sketched
+from test_votes import slow as counted
 
 from benchmarks import corpus
 from hashing.keypoints import plane_of, sketch
 from hashing.media import Frame
 from hashing.signals import MAX_KEYPOINTS, OCTAVES, Sketches, distances
 from indexer import descriptors
-from indexer.descriptors import FLAT_UPTO, MAX_BITS, NEAREST, TURNS, VOTERS, Descriptors, Keypoints, voters
+from indexer.descriptors import FLAT_UPTO, MAX_BITS, MIRRORED_VOTERS, NEAREST, VOTERS, Descriptors, voters
+from indexer.votes import MOST, Keypoints
 
 
 def slow(known: Keypoints, owners: list[int], query: Keypoints) -> dict[int, int]:
-    """The obvious truth for one segment: each voter's nearest few get its vote, and only agreeing votes count."""
-    cells: dict[int, Counter[tuple[int, int]]] = {}
-    for point in query[:VOTERS]:
+    """The obvious truth: each voter's nearest few get its vote, and only those that agree count."""
+    cast: list[tuple[int, int, int]] = []
+    for number, point in enumerate(query[:VOTERS]):
         apart = distances(known["code"], point["code"])
-        given = set()
-        for place in np.argsort(apart, kind="stable")[:NEAREST].tolist():
-            if apart[place] <= MAX_BITS and owners[place] not in given:
-                given.add(owners[place])
-                turn = (int(point["angle"]) - int(known["angle"][place])) % 256 // (256 // TURNS)
-                scale = int(point["octave"]) - int(known["octave"][place])
-                cells.setdefault(owners[place], Counter())[turn, scale] += 1
-    return {
-        owner: max(
-            sum(mine[turn % TURNS, scale] for turn in (t, t + 1) for scale in (s - 1, s, s + 1))
-            for t in range(TURNS) for s in range(1 - OCTAVES, OCTAVES)
-        )
-        for owner, mine in cells.items()
-    }  # fmt: skip
+        nearest = np.argsort(apart, kind="stable")[:NEAREST].tolist()
+        cast += [(number, owners[place], place) for place in nearest if apart[place] <= MAX_BITS]
+    voter, sketch, place = ([row[n] for row in cast] for n in range(3))
+    return counted(voter, sketch, query[voter], known[place])
 
 
 def points_of(sketches: Sketches) -> tuple[Keypoints, list[int]]:
@@ -80,21 +71,41 @@ def test_only_votes_of_one_turn_and_scale_count_together(seed: int) -> None:
     index.add(np.arange(6), known)
     points, owners = points_of(known)
     query = known[:1].copy()
-    query["keypoints"]["angle"] += np.uint8(77)  # all turned alike
     assert voted(index, query[0]) == slow(points, owners, query["keypoints"][0, :300])
-    assert voted(index, query[0])[0] == 300
+    assert voted(index, query[0])[0] == MOST
     query["keypoints"]["angle"] = chance.integers(0, 256, query["keypoints"]["angle"].shape)
     assert voted(index, query[0]) == slow(points, owners, query["keypoints"][0, :300])
-    assert voted(index, query[0])[0] < 80
+    assert voted(index, query[0]).get(0, 0) < 15
+
+
+def test_votes_are_those_of_all_segments_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voter has few votes, however many segments the bank lies in."""
+    monkeypatch.setattr(descriptors, "MERGED_UPTO", 400)
+    known, index = sketched(50, 8), Descriptors()
+    known["keypoints"]["code"][4:, :150] = known["keypoints"]["code"][0, :150]
+    for number in range(8):
+        index.add(np.array([number]), known[number : number + 1])
+    assert len(index._segments) == 8
+    points, owners = points_of(known)
+    for number in (0, 2, 5):
+        query = near(known[number], 6, 60, 300)
+        assert voted(index, query[0]) == slow(points, owners, query["keypoints"][0, :300])
 
 
 def test_the_keypoints_that_a_picture_needs_most_vote() -> None:
     known, index = sketched(30, points=MAX_KEYPOINTS), Descriptors()
+    known["keypoints"]["code"][0, 20:VOTERS] = codes(32, VOTERS - 20)
     index.add(np.array([1]), known)
-    assert voted(index, known[0]) == {1: VOTERS}
-    first = known.copy()
-    first["keypoints"]["code"][0, VOTERS:] = codes(31, MAX_KEYPOINTS - VOTERS)
-    assert voted(index, first[0]) == {1: VOTERS}
+    query = known.copy()
+    query["keypoints"]["code"][0, :MAX_KEYPOINTS] = codes(31, MAX_KEYPOINTS)
+    for start, stop, mirrored, found in (
+        (VOTERS - 20, VOTERS, 0, True), (VOTERS, VOTERS + 20, 0, False),
+        (MIRRORED_VOTERS - 20, MIRRORED_VOTERS, 1, True), (MIRRORED_VOTERS, MIRRORED_VOTERS + 20, 1, False),
+    ):  # fmt: skip
+        some = query.copy()
+        some["mirrored"] = mirrored
+        some["keypoints"][0, start:stop] = known["keypoints"][0, start:stop]
+        assert (voted(index, some[0]).get(1, 0) >= 15) is found
 
 
 def test_the_centres_are_distinct_and_make_even_lists(real: Sketches) -> None:
@@ -102,16 +113,6 @@ def test_the_centres_are_distinct_and_make_even_lists(real: Sketches) -> None:
     assert centres.shape == (4096, 32) == np.unique(centres, axis=0).shape
     sizes = np.bincount(descriptors._segment(np.arange(100), real).lists, minlength=4096)  # type: ignore[union-attr]
     assert len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2 < 3
-
-
-def test_a_descriptor_votes_once_for_a_sketch() -> None:
-    row = sketched(2, points=50)
-    row["keypoints"]["code"][0, :50] = codes(3, 1)[0]
-    index = Descriptors()
-    index.add(np.array([7]), row)
-    query = sketched(4, points=1)
-    query["keypoints"]["code"][0, 0] = codes(3, 1)[0]
-    assert voted(index, query[0]) == {7: 1}
 
 
 def test_only_the_keypoints_that_count_are_searched() -> None:
@@ -147,14 +148,15 @@ def real() -> Sketches:
     return np.concatenate([sketch(plane_of(Frame(plane)), MAX_KEYPOINTS) for plane in planes])
 
 
-@pytest.mark.parametrize("bits", [0, 8, 16, 24, 32])
-def test_near_descriptors_are_found_in_a_large_segment(real: Sketches, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "share"), [(0, 0.99), (8, 0.95), (16, 0.9), (24, 0.85), (32, 0.75)])
+def test_near_descriptors_are_found_in_a_large_segment(real: Sketches, bits: int, share: float) -> None:
+    """Not all, since only lists about as near as the nearest are looked into (FURTHER_BITS)."""
     index = Descriptors()
     index.add(np.arange(100), real)
     assert len(index) > 10 * FLAT_UPTO
-    planted = [near(row, bits, 100, 200 + number) for number, row in enumerate(real[::5])]
+    planted = [near(row, bits, 40, 200 + number) for number, row in enumerate(real[::5])]
     found = [voted(index, query[0]).get(5 * number, 0) for number, query in enumerate(planted)]
-    assert sum(found) >= 0.8 * 100 * len(found)
+    assert sum(found) >= share * 40 * len(found)
 
 
 def test_segments_are_merged_and_lose_nothing() -> None:
@@ -166,7 +168,7 @@ def test_segments_are_merged_and_lose_nothing() -> None:
     assert len(sizes) <= 8
     assert index.sketches == 70
     for number in range(70):
-        assert voted(index, known[number])[number] >= 297
+        assert voted(index, known[number])[number] >= MOST - 2
 
 
 def test_segments_that_are_large_enough_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +179,7 @@ def test_segments_that_are_large_enough_are_not_merged(monkeypatch: pytest.Monke
         index.add(np.array([number]), known[number : number + 1])
     assert max(len(segment) for segment in index._segments) <= 1500
     assert len(index) == 12_000
-    assert all(voted(index, known[number])[number] == 300 for number in range(40))
+    assert all(voted(index, known[number])[number] >= MOST - 2 for number in range(40))
 
 
 def test_what_is_forgotten_does_not_crowd_out_what_is_kept() -> None:
@@ -188,7 +190,7 @@ def test_what_is_forgotten_does_not_crowd_out_what_is_kept() -> None:
     segments = index._segments
     assert 8 not in voted(index, same[0])
     index.keep(np.array([8, *range(20, 30)]))
-    assert voted(index, same[0]) == {8: 300}
+    assert voted(index, same[0]) == {8: MOST}
     assert (len(index), index.sketches) == (3300, 11)
     before = index._segments
     index.keep(np.arange(100))
@@ -206,13 +208,13 @@ def test_a_search_while_others_add_sees_what_was_there_before() -> None:
         started.wait()
         for number in numbers:
             index.add(np.array([number]), known[number : number + 1])
-            if voted(index, known[number]).get(number, 0) < 290:
+            if voted(index, known[number]).get(number, 0) < MOST - 4:
                 lost.append(number)
 
     def search() -> None:
         started.wait()
         while not done.is_set():
-            if voted(index, known[0]).get(0, 0) < 290:
+            if voted(index, known[0]).get(0, 0) < MOST - 4:
                 lost.append(0)
 
     writers = [threading.Thread(target=add, args=(range(start, 64, 4),)) for start in (1, 2, 3, 4)]

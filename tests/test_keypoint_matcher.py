@@ -25,10 +25,11 @@ from hashing.signals import Signal, SignalType
 from indexer.descriptors import voters
 from indexer.enroll import Enrolled
 from indexer.index import Index
-from indexer.keypoint_matcher import MAX_CONFIRMED, MIN_VOTES
+from indexer.keypoint_matcher import MAX_CONFIRMED
 from indexer.matcher import Answer, Matcher
 from indexer.matches import Match
 from indexer.policy import POLICIES, Verdict
+from indexer.votes import LEAST
 
 KEYPOINTS, PDQ = SignalType.KEYPOINTS, SignalType.PDQ
 MATCH, REVIEW, NO_MATCH, UNHASHABLE = Verdict.MATCH, Verdict.REVIEW, Verdict.NO_MATCH, Verdict.UNHASHABLE
@@ -206,9 +207,9 @@ def test_few_votes_are_not_confirmed(desk: Desk) -> None:
         raise UnhashableMedia(Reason.DECODER_CRASHED)
 
     query = desk.pool.hash_media(corpus.jpeg(scene(520), 90), Plan(Sampling.SPARSE, TYPES))
-    for shared in (MIN_VOTES - 1, MIN_VOTES):
+    for shared in (LEAST - 1, LEAST):
         other = sketched(2)
-        other["keypoints"]["code"][0, :shared] = row["keypoints"]["code"][0, :shared]
+        other["keypoints"][0, :shared] = row["keypoints"][0, :shared]
         desk.shelf.matcher.match(Signal(query.media, query.frames, (), None, other), None, counted)
     assert asked == [1]
 
