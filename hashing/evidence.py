@@ -19,15 +19,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.edges import BLOCKS, BLOCKS_A_SIDE, NOT_SHOWN, Floats, Map, Plane, compare, scaled
+from hashing.edges import BLOCKS, NOT_SHOWN, Floats, Map, Plane, compare, scaled
 from hashing.keypoints import describe, detect, places
 from hashing.signals import HASH_BITS, MAX_KEYPOINTS, SKETCH_DTYPE
 
 EVIDENCE_DTYPE = np.dtype(
     [
         ("inliers", "<u2"),  # one to one, counted once a place
-        ("spread", "<u2"),  # of 64 parts of the reference, how many have an inlier
-        ("ratio", "<f4"),  # inliers a keypoint in the overlap
         ("area", "<f4"),  # share of the reference that the query shows
         ("cover", "<f4"),  # share of the query that shows it
         ("turn_deg", "<f4"),  # by how much the copy is turned, clockwise (a mirrored one: once it is turned over)
@@ -35,7 +33,7 @@ EVIDENCE_DTYPE = np.dtype(
     ]
 )
 EVIDENCE_RANGE = {
-    "inliers": (0, MAX_KEYPOINTS), "spread": (0, BLOCKS), "ratio": (0, 1), "area": (0, 1), "cover": (0, 1),
+    "inliers": (0, MAX_KEYPOINTS), "area": (0, 1), "cover": (0, 1),
     "turn_deg": (-180, 180), "agreement": (NOT_SHOWN, 100),
 }  # fmt: skip
 # A query's sketch, by its number, and a reference's that it may show.
@@ -102,11 +100,6 @@ def _map(source: Floats, target: Floats) -> tuple[Map, NDArray[np.bool_]] | None
     return matrix, agree
 
 
-def _inside(places: Floats, matrix: Map, width: int, height: int) -> int:
-    mapped = cv2.perspectiveTransform(places[None], matrix)[0]
-    return int(((mapped > 0) & (mapped < [width, height])).all(axis=1).sum())
-
-
 def _once(places: NDArray[Any], step: float) -> int:
     return len(np.unique((places // step).astype(np.int64), axis=0))
 
@@ -117,31 +110,23 @@ class _Fit:
 
     matrix: Map
     inliers: int
-    spread: int
-    ratio: float
 
 
-def _fit(points: NDArray[np.void], reference: np.void, size: tuple[int, int]) -> _Fit | None:
-    """Fit keypoints of a picture, `size` (width, height) wide, to a reference's; None where too few agree."""
+def _fit(points: NDArray[np.void], reference: np.void) -> _Fit | None:
+    """Fit keypoints of a picture to a reference's; None where too few agree."""
     known = reference["keypoints"][: reference["count"]]
-    width, height = int(reference["width"]), int(reference["height"])
-    if min(len(points), len(known)) < _MIN_PAIRS or not width or not height:
+    if min(len(points), len(known)) < _MIN_PAIRS or not reference["width"] or not reference["height"]:
         return None
     source, target = _pairs(points, known)
     found = _map(source, target) if len(source) >= _MIN_PAIRS else None
     if found is None:
         return None
     matrix, agree = found
-    inliers = min(_once(target[agree], 12.0), _once(source[agree], 6.0))
-    ours = _inside(places(points), matrix, width, height)
-    theirs = _inside(places(known), np.linalg.inv(matrix), *size)
-    parts = _once(target[agree] * BLOCKS_A_SIDE / np.array([width, height], np.float32), 1.0)
-    return _Fit(matrix, inliers, min(parts, BLOCKS), min(inliers / max(min(ours, theirs), 1), 1.0))
+    return _Fit(matrix, min(_once(target[agree], 12.0), _once(source[agree], 6.0)))
 
 
 def _first(query: np.void, reference: np.void) -> _Fit | None:
-    points = query["keypoints"][: query["count"]]
-    return _fit(points, reference, (int(query["width"]), int(query["height"])))
+    return _fit(query["keypoints"][: query["count"]], reference)
 
 
 def _straight(plane: Plane, matrix: Map, width: int, height: int) -> tuple[Plane, Plane]:
@@ -156,7 +141,7 @@ def _again(plane: Plane, first: _Fit, reference: np.void) -> _Fit | None:
     """Look again at a picture that was laid straight by a first map; None if that is no better."""
     size = int(reference["width"]), int(reference["height"])
     straight, shown = _straight(plane, first.matrix, *size)
-    second = _fit(describe(straight, detect(straight, MAX_KEYPOINTS, shown)), reference, size)
+    second = _fit(describe(straight, detect(straight, MAX_KEYPOINTS, shown)), reference)
     if second is None or second.inliers < first.inliers:
         return None
     return replace(second, matrix=second.matrix @ first.matrix)
@@ -194,7 +179,7 @@ def _mean_agreement(evidence: Evidence) -> float:
 
 def _evidence(plane: Plane, fit: _Fit, reference: np.void) -> Evidence:
     evidence = no_evidence()
-    evidence["inliers"], evidence["spread"], evidence["ratio"] = fit.inliers, fit.spread, fit.ratio
+    evidence["inliers"] = fit.inliers
     evidence["turn_deg"] = -np.degrees(np.arctan2(fit.matrix[1, 0], fit.matrix[0, 0]))
     evidence["agreement"], area = compare(plane, fit.matrix, reference)
     evidence["area"] = area

@@ -121,7 +121,8 @@ def test_a_lawful_bank_does_without_a_companion(engine: Engine) -> None:
         assert engine.check_media(apply(edit, swap(511, 0.12), 1), None).verdict.value == "match", edit
         answer = engine.check_media(apply(edit, original(), 1), None)
         assert answer.verdict.value == "no_match", edit
-        assert {one.by for one in answer.suppressed} == {"lawful_bank"}
+        assert {one.by for one in answer.suppressed} <= {"lawful_bank"}, "some do not even resemble it"
+    assert engine.check_media(apply("jpeg_q50", original(), 1), None).suppressed
 
 
 @pytest.mark.slow

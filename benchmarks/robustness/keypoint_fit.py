@@ -38,7 +38,7 @@ from indexer.policy import keypoint_enough, keypoint_features
 
 Floats = NDArray[np.float64]
 _STEPS, _RIDGE = 60, 0.5
-_PARTNERS = 12
+PARTNERS = 12
 _SAME = Path(__file__).with_name("same.txt")
 COPY, PLAIN, EDITED, ALIKE = "copies", "strangers", "strangers, edited", "look-alikes"
 
@@ -65,7 +65,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The candidates of one query: whether each is the picture itself, and its features (n, 9)."""
+    """The candidates of one query: whether each is the picture itself, and its features (n, 5)."""
 
     query: Query
     right: NDArray[np.bool_]
@@ -75,14 +75,21 @@ class Asked:
 _banks: list[Bank] = []
 
 
-def _sketched(path: Path) -> Sketches:
+def sketched(path: Path) -> Sketches:
+    """Return a picture's sketch, as enrolled."""
     return sketch(plane_of(Frame(corpus.load(path))), ENROLL_KEYPOINTS)
 
 
-def _open_bank(items: Sequence[Item], sketches: Sketches, partners: Sequence[Path]) -> None:
+def open_bank(items: Sequence[Item], sketches: Sketches, partners: Sequence[Path]) -> None:
+    """Make this process's bank."""
     bank = Bank(items, sketches, Descriptors(), [corpus.load(path) for path in partners])
     bank.descriptors.add(np.arange(len(items)), sketches)
     _banks[:] = [bank]
+
+
+def opened_bank() -> Bank:
+    """Return this process's bank."""
+    return _banks[0]
 
 
 def _candidates(picture: Picture) -> tuple[list[int], Evidence]:
@@ -128,7 +135,7 @@ def _same(one: str, other: str) -> bool:
 
 def queries(split: Split, copies: int) -> Iterator[Query]:
     """Yield everything that is asked."""
-    strangers = split.distractors[:-_PARTNERS]
+    strangers = split.distractors[:-PARTNERS]
     for edit in EDITS:
         start = zlib.crc32(edit.encode()) % 9973
         for number in range(copies):
@@ -208,9 +215,9 @@ def main() -> None:
     split = corpus.pictures(asked.folders, "tune", asked.processes, asked.fill)
     items = [*split.bank, *split.fill]
     with corpus.workers(asked.processes, cv2.setNumThreads, 1) as pool:
-        sketches = np.concatenate(list(pool.map(_sketched, [item.path for item in items], chunksize=64)))
-    partners = [item.path for item in split.distractors[-_PARTNERS:]]
-    with corpus.workers(asked.processes, _open_bank, items, sketches, partners) as pool:
+        sketches = np.concatenate(list(pool.map(sketched, [item.path for item in items], chunksize=64)))
+    partners = [item.path for item in split.distractors[-PARTNERS:]]
+    with corpus.workers(asked.processes, open_bank, items, sketches, partners) as pool:
         answers = list(pool.map(ask, queries(split, asked.queries), chunksize=32))
     right = np.concatenate([each.right for each in answers])
     features = np.concatenate([each.features for each in answers])
