@@ -27,12 +27,12 @@ def pragma(store: Store, name: str) -> object:
         return connection.execute(text(f"PRAGMA {name}")).scalar()
 
 
-def test_every_connection_is_durable_and_forgets(shelf: Shelf) -> None:
+def test_every_connection_is_durable_and_forgets(embedded: Shelf) -> None:
     found: list[dict[str, object]] = []
 
     def look() -> None:
-        with shelf.store.read():  # holds one connection, so that the next is another
-            found.append({name: pragma(shelf.store, name) for name in wanted})
+        with embedded.store.read():  # holds one connection, so that the next is another
+            found.append({name: pragma(embedded.store, name) for name in wanted})
 
     wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1, "busy_timeout": 30000}
     threads = [threading.Thread(target=look) for _ in range(4)]
@@ -43,10 +43,10 @@ def test_every_connection_is_durable_and_forgets(shelf: Shelf) -> None:
     assert found == [wanted] * 4
 
 
-def test_files_are_for_their_owner_alone(shelf: Shelf) -> None:
-    shelf.enroll(still(codes(1, 1)[0]))
+def test_files_are_for_their_owner_alone(embedded: Shelf) -> None:
+    embedded.enroll(still(codes(1, 1)[0]))
     for name in ("staydown.db", "staydown.db-wal", "staydown.db-shm"):
-        assert shelf.path.with_name(name).stat().st_mode & 0o777 == 0o600, name
+        assert embedded.path.with_name(name).stat().st_mode & 0o777 == 0o600, name
 
 
 def test_a_new_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -58,6 +58,10 @@ def test_the_migrations_make_what_the_tables_say(shelf: Shelf) -> None:
     with shelf.store.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_sqlite_gives_no_key_twice(embedded: Shelf) -> None:
+    with embedded.store.read() as connection:
         kept = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"))
         assert set(kept.scalars()) == {"bank", "content", "signal", "sketch", "audit"}
 
@@ -102,7 +106,7 @@ def test_an_older_store_keeps_all_its_rows(tmp_path: Path) -> None:
 def test_opening_again_changes_nothing(shelf: Shelf) -> None:
     shelf.enroll(still(codes(1, 1)[0]))
     before = (shelf.store.store_id(), shelf.store.revision(), shelf.record.counts())
-    with opened(shelf.path) as again:
+    with opened(shelf.url) as again:
         assert (again.store.store_id(), again.store.revision(), again.record.counts()) == before
 
 
@@ -158,17 +162,15 @@ def test_a_folder_without_permission_is_a_broken_store(tmp_path: Path) -> None:
 
 
 def test_a_store_of_a_later_staydown_is_a_broken_store(shelf: Shelf) -> None:
-    with sqlite3.connect(shelf.path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    with shelf.store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreBroken, match="CommandError"):
-        Store(url(shelf.path))
+        Store(shelf.url)
 
 
 def test_a_table_that_is_gone_is_a_broken_store(shelf: Shelf) -> None:
-    with sqlite3.connect(shelf.path) as connection:
-        connection.execute("DROP TABLE state")
-    connection.close()
+    with shelf.store.engine.begin() as connection:
+        connection.execute(text("DROP TABLE state"))
     with pytest.raises(StoreBroken):
         shelf.store.revision()
     with pytest.raises(StoreBroken), shelf.store.change("test"):
@@ -239,7 +241,7 @@ def test_revisions_of_threads_and_processes_are_each_given_once(shelf: Shelf) ->
                 change.log("test", "x")
             seen.append(change.revision)
 
-    processes = run(BUMPER, url(shelf.path))
+    processes = run(BUMPER, shelf.url)
     threads = [threading.Thread(target=bump) for _ in range(4)]
     for thread in threads:
         thread.start()
