@@ -181,9 +181,9 @@ def listening(engine: Engine) -> Iterator[Any]:
     Queries on it may swallow notifications (psycopg issue 962). It is not the pool's any more.
     """
     pooled = engine.raw_connection()
+    connection: Any = pooled.driver_connection
     pooled.detach()
-    with closing(pooled):
-        connection: Any = pooled.driver_connection
+    with closing(connection):
         connection.autocommit = True
         connection.execute(f"LISTEN {CHANNEL}")
         yield connection

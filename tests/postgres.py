@@ -67,7 +67,7 @@ class Postgres:
 
     def copy_of(self, other: "Postgres") -> None:
         """Make this one a hot standby of another."""
-        self._run("pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "--checkpoint", "fast",
+        self._run("pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "--checkpoint", "fast", "--no-sync",
                   "--dbname", f"host={other.folder} user=staydown")  # fmt: skip
 
     def _run(self, program: str, *arguments: str | Path) -> None:

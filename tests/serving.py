@@ -139,7 +139,7 @@ class Local:
         self._thread.start()
         api = Api(self.port)
         wait_until(lambda: self._server.started and api.get("/health/ready").status == 200)
-        for role in Role:
+        for role in Role if not self.keys else ():  # given, where the store cannot be written
             self.keys[role.value] = self.engine.ledger.create_key(role.value, actor="test")[1]
         return self
 
@@ -248,9 +248,9 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def make_key(home: Path, role: str) -> str:
+def make_key(home: Path, role: str, **settings: str) -> str:
     """Make a key with the real command."""
-    done = staydown(home, "key", "create", "--role", role, "--json")
+    done = staydown(home, "key", "create", "--role", role, "--json", **settings)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["key"])
 
