@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,9 +94,12 @@ class Store:
         """Open, create or migrate it; StoreBroken if that cannot be done."""
         self._writing = threading.Lock()
         try:
-            self.engine = open_engine(database_url, connections)
-            with alone(self.engine) as connection:
-                _migrate(connection)
+            with ExitStack() as undo:
+                self.engine = open_engine(database_url, connections)
+                undo.callback(self.engine.dispose)
+                with alone(self.engine) as connection:
+                    _migrate(connection)
+                undo.pop_all()
         except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
             raise StoreBroken(f"the store cannot be opened: {type(error).__name__}") from error
         self._reading = read_engine(self.engine)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import pytest
 import uvicorn
+from postgres import Postgres
 
 from benchmarks import corpus
 from service.app import create_app
@@ -255,10 +256,14 @@ def make_key(home: Path, role: str, **settings: str) -> str:
     return str(json.loads(done.stdout)["key"])
 
 
-@pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    """The app in this process, shared by tests that make banks of their own."""
-    with Local(tmp_path_factory.mktemp("local")) as running:
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def local(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The app in this process, shared by tests that make banks of their own; on each kind of database in turn."""
+    settings = {}
+    if request.param == "postgresql":
+        server: Postgres = request.getfixturevalue("postgres")
+        settings["database_url"] = server.new_database()
+    with Local(tmp_path_factory.mktemp("local"), settings) as running:
         yield running
 
 

@@ -110,6 +110,18 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     server.drop(address)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def blank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An address at which there is no store yet."""
+    if request.param == "sqlite":
+        yield url(tmp_path / "new" / "staydown.db")
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    address = server.empty_database()
+    yield address
+    server.drop(address)
+
+
 @pytest.fixture
 def shelf(database: str, tmp_path: Path) -> Iterator[Shelf]:
     with opened(database, tmp_path / "staydown.db") as made:
