@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.server import Client, Server, serving, staydown
 
-BANK, THREADS, GIVE_UP_S = "bench", 4, 60.0
+BANK, THREADS, QUIET_S, GIVE_UP_S = "bench", 4, 10.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ def _ask(client: Client, pace_s: float, load: Load, ended: threading.Event, seed
         if status != 200 or said["verdict"] != "no_match":
             load.failed.append(status)
         ended.wait(max(0.0, pace_s - took_s))
+    client.close()
 
 
 @contextmanager
@@ -122,13 +123,14 @@ def run(folder: Path, hashes: int, checks_per_s: float, rounds: int, settings: d
     _list(folder / "list.csv", hashes)
     with serving(homes[1], **settings) as there:
         with asked(there, key, checks_per_s) as quiet:
-            time.sleep(10)
+            time.sleep(QUIET_S)
         with asked(there, key, checks_per_s) as busy:
             arguments = ("import", "csv", str(folder / "list.csv"), "--bank", BANK)
             import_s = _timed(lambda: staydown(homes[0], *arguments, **settings))
         yield f"{hashes:,} hashes imported in {import_s:.1f} s, {hashes / import_s:,.0f} a second"
         with serving(homes[0], **settings) as here, asked(there, key, checks_per_s) as full:
-            found = changes(here.client(key), there.client(key), rounds)
+            with here.client(key) as one, there.client(key) as other:
+                found = changes(one, other, rounds)
     yield "\n| ms | n | p50 | p99 | max |\n|---|--:|--:|--:|--:|"
     loads = {"empty bank": quiet, "during the import": busy, "full bank, during changes": full}
     yield from (_row(name, values) for name, values in found.items())

@@ -100,7 +100,9 @@ class Store:
                 with alone(self.engine) as connection:
                     _migrate(connection)
                 undo.pop_all()
-        except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
+        except ImportError as error:
+            raise StoreBroken(f"the store's driver is not installed: {error.name}, see the extra `postgres`") from error
+        except (SQLAlchemyError, CommandError, OSError) as error:
             raise StoreBroken(f"the store cannot be opened: {type(error).__name__}") from error
         self._reading = read_engine(self.engine)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error

@@ -1,6 +1,7 @@
 """What differs on PostgreSQL: who is served by it, in which order, and what happens when it goes away."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -46,6 +47,12 @@ def test_what_the_address_says_counts_more(address: str) -> None:
     with opened(f"{address}&application_name=mine&options=-c%20statement_timeout%3D7s") as shelf:
         assert shown(shelf, "application_name") == "mine"
         assert (shown(shelf, "statement_timeout"), shown(shelf, "lock_timeout")) == ("7s", "30s")
+
+
+def test_without_its_driver_the_store_says_which_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
+    with pytest.raises(StoreBroken, match=r"psycopg.*postgres"):
+        Store("postgresql://staydown@/nowhere")
 
 
 @pytest.mark.parametrize("wrong", ["nobody@/x?host=/nowhere", "staydown:pw@127.0.0.1:1/x?connect_timeout=2"])
