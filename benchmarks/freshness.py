@@ -128,9 +128,11 @@ def run(folder: Path, hashes: int, checks_per_s: float, rounds: int, settings: d
             arguments = ("import", "csv", str(folder / "list.csv"), "--bank", BANK)
             import_s = _timed(lambda: staydown(homes[0], *arguments, **settings))
         yield f"{hashes:,} hashes imported in {import_s:.1f} s, {hashes / import_s:,.0f} a second"
-        with serving(homes[0], **settings) as here, asked(there, key, checks_per_s) as full:
-            with here.client(key) as one, there.client(key) as other:
-                found = changes(one, other, rounds)
+        with (
+            serving(homes[0], **settings) as here, asked(there, key, checks_per_s) as full,
+            here.client(key) as one, there.client(key) as other,
+        ):  # fmt: skip
+            found = changes(one, other, rounds)
     yield "\n| ms | n | p50 | p99 | max |\n|---|--:|--:|--:|--:|"
     loads = {"empty bank": quiet, "during the import": busy, "full bank, during changes": full}
     yield from (_row(name, values) for name, values in found.items())
