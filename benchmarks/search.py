@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import Action, command, timings
 from benchmarks.report import Check, Fact, Section, Timing
 from hashing.signals import HASH_BITS, HASH_BYTES, TRANSFORMS, Codes, distances
-from indexer.index import Hits, TypeIndex
+from indexer.segments import Hits, TypeIndex
 
 RADIUS_BITS = 31
 QUERIES = 64

@@ -14,7 +14,9 @@ only votes of one turn and scale are counted together: weak geometric consistenc
 image search", ECCV 2008).
 """
 
+import hashlib
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing.signals import HASH_BITS, HASH_BYTES, KEYPOINT_DTYPE, OCTAVES, Codes, Sketches
+from indexer.snapshot import Arrays
 
 Keys = NDArray[np.int64]
 Keypoints = NDArray[np.void]
@@ -51,6 +54,7 @@ def _coarse() -> Any:
 
 
 _COARSE = _coarse()
+CENTRES_SHA256 = hashlib.sha256(_centres().tobytes()).hexdigest()
 LISTS = int(_COARSE.ntotal)
 
 
@@ -123,6 +127,20 @@ class _Segment:
             found["code"][rows] = faiss.rev_swig_ptr(held.get_codes(number), size * HASH_BYTES).reshape(size, -1)
         return found
 
+    def arrays(self) -> Arrays:
+        """Return everything, to be written."""
+        columns: Arrays = {"sketches": self.sketches, "owner": self.owner, "lists": self.lists}
+        return columns | {name: self.keypoints()[name] for name in ("angle", "octave", "code")}
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> "_Segment":
+        """Return the segment that was written; FAISS copies the codes to its lists, and compares nothing."""
+        keypoints = np.zeros(len(arrays["owner"]), KEYPOINT_DTYPE)
+        for name in ("angle", "octave", "code"):
+            keypoints[name] = arrays[name]
+        kept = [arrays[name].copy() for name in ("sketches", "owner", "lists")]  # the file is not held open
+        return cls(kept[0], kept[1], keypoints, kept[2])
+
     def near(self, asked: Voters) -> tuple[Keys, Keys]:
         """Return (number of the voter, row of the descriptor) of each vote."""
         faiss.omp_set_num_threads(1)
@@ -192,9 +210,14 @@ class Descriptors:
     One bank's, since only a few neighbours get votes: copies in other banks would crowd it out.
     """
 
-    def __init__(self) -> None:
-        self._segments: tuple[_Segment, ...] = ()
+    def __init__(self, parts: Iterable[Arrays] = ()) -> None:
+        """Start with nothing, or with the `parts` that were written."""
+        self._segments: tuple[_Segment, ...] = tuple(map(_Segment.of, parts))
         self._lock = threading.Lock()
+
+    def parts(self) -> Iterator[Arrays]:
+        """Yield all segments, to be written."""
+        return (segment.arrays() for segment in self._segments)
 
     def __len__(self) -> int:
         return sum(map(len, self._segments))

@@ -285,13 +285,14 @@ def test_a_deleted_banks_sketches_are_forgotten_with_the_next_snapshot(shelf: Sh
     assert shelf.index.sizes()["keypoints"] == 0
 
 
-def test_after_a_snapshot_all_sketches_are_taken_in(shelf: Shelf) -> None:
+def test_sketches_come_with_the_snapshot_and_what_was_withdrawn_since_is_forgotten(shelf: Shelf) -> None:
     path = shelf.path.with_name("index.cache")
     done = [shelf.enroll(picture(seed)) for seed in (44, 45, 46)]
     shelf.index.save(path, shelf.record)
     shelf.withdraw(done[1])
     other = Index(50)
     assert other.load(path, shelf.record)
+    assert other.sizes()["keypoints"] == 3, "before the record was asked"
     other.refresh(shelf.record)
     assert other.sizes()["keypoints"] == 2
     assert other.descriptors(banks(shelf))[0].vote(voters(picture(46).sketches[0])).votes.tolist() == [300]
@@ -300,6 +301,7 @@ def test_after_a_snapshot_all_sketches_are_taken_in(shelf: Shelf) -> None:
     shelf.index.save(path, shelf.record)
     assert same.load(path, shelf.record)
     same.refresh(shelf.record)
+    other.compact(shelf.record)
     assert same.sizes() == other.sizes(), "also where the snapshot is of the latest revision"
 
 
