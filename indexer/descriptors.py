@@ -240,17 +240,20 @@ class Descriptors:
                 segments.append(_merged(older, newer))
             self._segments = tuple(segments)
 
-    def keep(self, sketch_pks: Keys) -> None:
-        """Forget all sketches but these: copies that were withdrawn would crowd out those that were not."""
-        with self._lock:
-            segments = []
-            for segment in self._segments:
-                kept = np.isin(segment.sketches, sketch_pks)
-                if kept.all():
-                    segments.append(segment)
-                elif kept.any():
-                    segments.append(_only(segment, kept))
-            self._segments = tuple(segments)
+    def keep(self, sketch_pks: Keys, newest: int) -> None:
+        """Forget all sketches up to the key `newest` but these: copies that were withdrawn would crowd out others.
+
+        Searches and additions go on meanwhile; what they merged is looked through again.
+        """
+        while lacking := {
+            segment: kept
+            for segment in self._segments
+            if not (kept := np.isin(segment.sketches, sketch_pks) | (segment.sketches > newest)).all()
+        }:
+            made = {segment: _only(segment, kept) if kept.any() else None for segment, kept in lacking.items()}
+            with self._lock:
+                places = [made.get(segment, segment) for segment in self._segments]
+                self._segments = tuple(segment for segment in places if segment is not None)
 
     def vote(self, asked: Voters) -> Votes:
         """Return the sketches that share descriptors with a query's."""

@@ -5,8 +5,8 @@ A cache of the record, which may be deleted at any time. Each signal type is som
 saved as one file (`snapshot`).
 
 What is withdrawn, or held by a reviewer, stays in a segment until the next `compact`; the
-record is asked about every hit, so it can no longer answer. Sketches are forgotten at the
-next refresh. What a reviewer releases has a new key in the record, so that it is taken in
+record is asked about every hit, so it can no longer answer. Where there are few sketches,
+they are forgotten at the next refresh. What a reviewer releases has a new key in the record, so that it is taken in
 like what is new.
 
 A snapshot that disagrees in anything is not loaded: a damaged one, one of another store, of
@@ -27,6 +27,8 @@ from indexer.descriptors import CENTRES_SHA256, Descriptors
 from indexer.record import Record
 from indexer.segments import Hits, Keys, Segment, TypeIndex
 from indexer.snapshot import Arrays
+
+FORGOTTEN_AT_ONCE = 1_000_000  # descriptors; a search does not wait until more than these are looked through
 
 
 class Index:
@@ -87,10 +89,10 @@ class Index:
     def _add_sketches(self, record: Record) -> None:
         """Take in what is new, and forget what is gone: copies that were withdrawn would crowd out others."""
         book = record.sketches
-        if self._descriptors and (
+        if 0 < sum(map(len, self._descriptors.values())) <= FORGOTTEN_AT_ONCE and (
             book.withdrawn_since(self.revision) or book.held_since(self.revision, self._last_sketch_pk)
         ):
-            self._forget_sketches(record)
+            self._forget_sketches(record, self._last_sketch_pk)
         for new in record.sketches.since(self._last_sketch_pk):
             for bank_pk in np.unique(new.bank_pk).tolist():
                 if bank_pk not in self._descriptors:
@@ -99,10 +101,10 @@ class Index:
                 self._descriptors[bank_pk].add(new.sketch_pk[mine], new.rows[mine])
             self._last_sketch_pk = int(new.sketch_pk[-1])
 
-    def _forget_sketches(self, record: Record) -> None:
+    def _forget_sketches(self, record: Record, newest: int) -> None:
         known = record.sketches.keys()
-        for each in self._descriptors.values():
-            each.keep(known)
+        for each in list(self._descriptors.values()):
+            each.keep(known, newest)
 
     def compact(self, record: Record) -> None:
         """Make large segments of small ones, and forget what is gone; searches and refreshes go on meanwhile."""
@@ -113,12 +115,14 @@ class Index:
         """Compact; say whether large segments were made."""
         revision = record.store.revision()
         with self._lock:
-            newest = self._last_pk  # what comes in from here on is not judged by keys that are read now
+            newest, newest_sketch = (
+                self._last_pk,
+                self._last_sketch_pk,
+            )  # what comes after is not judged by keys read now
         live = record.signal_keys() if record.erased_since(self._clean) else None
         made = [index.compact(live, newest) for index in self._types.values()]
         if live is not None:
-            with self._lock:
-                self._forget_sketches(record)
+            self._forget_sketches(record, newest_sketch)
         self._clean = revision
         return any(made)
 

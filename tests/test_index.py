@@ -1,5 +1,6 @@
 """The index keeps step with the record under threads and processes, and its snapshot is whole or not taken."""
 
+import gc
 import random
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from hashing import signals
 from hashing.signals import PERCEPTUAL, SignalType
 from indexer.descriptors import voters
 from indexer.index import Index
+from indexer.segments import Keys
 
 PDQ = SignalType.PDQ
 
@@ -156,6 +158,79 @@ def test_a_snapshot_comes_back_whole(shelf: Shelf) -> None:
     done = shelf.enroll(still(code))
     assert again.refresh(shelf.record) == done.bank_revision
     assert contents(again) == contents(shelf.index)
+
+
+def mapped_files() -> list[str]:
+    """The snapshots that this process has mapped, as the kernel tells; an unlinked one is named `deleted`."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    return sorted({line[5] for line in lines if len(line) == 6 and "tidied.cache" in line[5]})
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files are mapped")
+def test_after_a_withdrawal_no_file_with_the_hash_stays_open(shelf: Shelf) -> None:
+    """The running index lives in its snapshot. Unlinked, the file would still be on the disk while it is mapped."""
+    gone, kept = codes(28, 2)
+    path = shelf.path.with_name("tidied.cache")
+    done = [shelf.enroll(replace(still(code), sketches=sketched(52))) for code in (gone, kept)]
+    shelf.index.tend(path, shelf.record)
+    assert mapped_files() == [str(path)]
+    shelf.withdraw(done[0])
+    path.unlink()
+    assert mapped_files() == [f"{path} (deleted)"]
+    shelf.index.refresh(shelf.record)
+    shelf.index.tend(path, shelf.record)
+    gc.collect()
+    assert mapped_files() == [str(path)]
+    assert bytes(gone) not in path.read_bytes()
+    assert bytes(kept) in path.read_bytes()
+    assert (shelf.found(still(gone)), shelf.found(still(kept))) == ([], [done[1].content_id])
+
+
+def test_tending_writes_where_something_lacks_and_only_there(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.segments.SCANNED_UPTO", 40)
+    path, known = shelf.path.with_name("index"), codes(29, 90)
+
+    def written_by_tending() -> bool:
+        before = path.stat().st_ino if path.exists() else None
+        shelf.index.tend(path, shelf.record)
+        return path.stat().st_ino != before
+
+    shelf.enroll_all([still(code) for code in known[:30]])
+    assert [written_by_tending(), written_by_tending()] == [True, False]
+    shelf.enroll_all([still(code) for code in known[30:35]])
+    assert not written_by_tending(), "what little is new comes from the record"
+    shelf.enroll_all([still(code) for code in known[35:]])
+    assert [written_by_tending(), written_by_tending()] == [True, False]
+    again = Index(50)
+    assert again.load(path, shelf.record)
+    assert contents(again) == contents(shelf.index)
+    path.unlink()
+    assert written_by_tending()
+
+
+def test_enrolled_while_the_index_is_compacted_is_never_taken_for_withdrawn(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys that live are read before the segments are looked through; what came in between is newer than they."""
+    first, second, third = codes(30, 3)
+    gone = shelf.enroll(still(first))
+    shelf.withdraw(gone)
+    asked, late = shelf.record.signal_keys, []
+
+    def keys_and_then_another() -> Keys:
+        keys = asked()
+        late.append(shelf.enroll(still(second)))
+        return keys
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shelf.record, "signal_keys", keys_and_then_another)
+        shelf.index.compact(shelf.record)
+    assert shelf.found(still(second)) == [late[0].content_id]
+    assert [code for _, code in contents(shelf.index)["pdq"]] == [bytes(second)]
+    shelf.withdraw(late[0])
+    shelf.enroll(still(third))
+    shelf.index.compact(shelf.record)
+    assert [code for _, code in contents(shelf.index)["pdq"]] == [bytes(third)]
 
 
 def test_a_snapshot_of_nothing_comes_back(shelf: Shelf) -> None:

@@ -276,6 +276,22 @@ def test_a_withdrawn_sketch_is_forgotten_at_the_next_refresh(shelf: Shelf) -> No
     assert searched.vote(voters(picture(42).sketches[0])).votes.tolist() == [300]
 
 
+def test_of_many_sketches_the_withdrawn_are_forgotten_when_the_index_is_compacted(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No search waits for it: until then the record is asked about them."""
+    monkeypatch.setattr("indexer.index.FORGOTTEN_AT_ONCE", 500)
+    done = [shelf.enroll(picture(seed)) for seed in (41, 42)]
+    shelf.withdraw(done[0])
+    shelf.index.refresh(shelf.record)
+    assert shelf.index.sizes()["keypoints"] == 2
+    [searched] = shelf.index.descriptors(banks(shelf))
+    votes = searched.vote(voters(picture(41).sketches[0]))
+    assert len(shelf.record.sketches.locate(votes.sketch_pk.tolist(), banks(shelf)).rows) == 0
+    shelf.index.compact(shelf.record)
+    assert shelf.index.sizes()["keypoints"] == 1
+
+
 def test_a_deleted_banks_sketches_are_forgotten_with_the_next_snapshot(shelf: Shelf) -> None:
     shelf.enroll(picture(43))
     shelf.record.delete_bank("b", actor="t")
