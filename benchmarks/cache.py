@@ -2,7 +2,8 @@
 
 `starts` fills a record with random hashes and sketches (once a folder), then starts in
 processes of their own: from the record alone, after which tables are made and the cache
-is written, and from the cache. Each answers queries for known hashes, or the run fails.
+is written, from the cache, and from the cache with a withdrawal after it. Each answers
+queries for known hashes, or the run fails.
 
 `changes` enrolls and withdraws, compacts, saves, and tells the memory after each compaction.
 """
@@ -12,6 +13,7 @@ import ctypes
 import gc
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -98,8 +100,8 @@ def asked_of(hashes: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return codes, np.array([content * ROWS + row + 1 for content, row in chosen])
 
 
-def start(home: Path, hashes: int, *, tend: bool) -> dict[str, Any]:
-    """Start once, here: load, refresh, answer; then put the index in order and write the cache, if asked for."""
+def start(home: Path, hashes: int, *, tend: bool, withdraw: bool) -> dict[str, Any]:
+    """Start once, here: load, refresh, answer; if asked for, withdraw something, and put the index in order."""
     before, began = memory_mib(), time.perf_counter()
     store = Store(f"sqlite:///{home / 'staydown.db'}")
     record, index, path = Record(store), Index(MIN_QUALITY), home / "index.cache"
@@ -108,11 +110,16 @@ def start(home: Path, hashes: int, *, tend: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"from": "cache" if loaded else "record", "start_s": time.perf_counter() - began}
     told["hashes"] = index.sizes()
     told |= answered(index, hashes)
+    if withdraw:
+        [last] = record.contents_by_pk([max(1, hashes // ROWS)]).values()
+        record.withdraw(last, reason="bench", actor="bench")
+        path.unlink()
     if tend:
         began = time.perf_counter()
         index.tend(path, record)
         told["tend_s"], told["cache_mib"] = time.perf_counter() - began, path.stat().st_size // MIB
-        told |= answered(index, hashes)
+        told |= {"hashes_left": len(index)} if withdraw else answered(index, hashes)
+    told["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     told["memory_mib"] = {name: value - before[name] for name, value in memory_mib().items()}
     store.close()
     return told
@@ -136,9 +143,9 @@ def starts(home: Path, hashes: int, sketches: int) -> Iterator[dict[str, Any]]:
     """Start without the cache and write it, then with it, twice."""
     fill(home, hashes, sketches)
     (home / "index.cache").unlink(missing_ok=True)
-    for tend in (True, False, False):
+    for how in (["--tend"], [], [], ["--tend", "--withdraw"]):
         asked = [sys.executable, "-m", "benchmarks.cache", "start", "--home", str(home), "--hashes", str(hashes)]
-        done = subprocess.run([*asked, *(["--tend"] if tend else [])], env=os.environ | ONE_THREAD, check=True,
+        done = subprocess.run([*asked, *how], env=os.environ | ONE_THREAD, check=True,
                               capture_output=True, text=True)  # fmt: skip
         yield json.loads(done.stdout)
 
@@ -188,13 +195,14 @@ def main() -> int:
     parser.add_argument("--sketches", type=int, default=0)
     parser.add_argument("--changes", type=int, default=5_000, help="enrolments, each with its withdrawal")
     parser.add_argument("--compactions", type=int, default=100)
-    parser.add_argument("--tend", action="store_true")
+    parser.add_argument("--tend", action="store_true", help="of one start: put the index in order, write the cache")
+    parser.add_argument("--withdraw", action="store_true", help="of one start: withdraw a content before that")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="staydown-bench-") as folder:
         home = asked.home or Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         if asked.what == "start":
-            print(json.dumps(start(home, asked.hashes, tend=asked.tend)))
+            print(json.dumps(start(home, asked.hashes, tend=asked.tend, withdraw=asked.withdraw)))
             return 0
         print(json.dumps(machine()))
         found = starts(home, asked.hashes, asked.sketches) if asked.what == "starts" else changes(

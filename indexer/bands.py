@@ -24,7 +24,10 @@ from hashing.signals import HASH_BITS, Codes
 
 BANDS = 12
 _WIDTH_BITS = HASH_BITS // BANDS  # four bits are in no band: that a code differs there never makes it nearer
-_WORD_BITS = 64
+_WORD_BITS = np.uint64(64)
+_BEGINS_BITS = np.arange(BANDS, dtype=np.uint64) * np.uint64(_WIDTH_BITS)
+_FIRST_WORD, _SHIFT_BITS = np.divmod(_BEGINS_BITS, _WORD_BITS)
+_NEXT_WORD = np.minimum(_FIRST_WORD + np.uint64(1), np.uint64(3))
 # What a probe and a candidate cost, in codes that a scan passes in the same time (benchmarks/search.py, 1 and 10
 # million codes): both wait for memory, the scan does not.
 _PROBE_COST, _CANDIDATE_COST = 12.0, 32.0
@@ -39,13 +42,14 @@ def words_of(codes: Codes) -> Words:
     return words
 
 
-def _band(words: Words, number: int, bits: int) -> Words:
-    """Return so many low bits of one band, (n,)."""
-    place, shift = divmod(number * _WIDTH_BITS, _WORD_BITS)
-    found = words[:, place] >> np.uint64(shift)
-    if shift + bits > _WORD_BITS:
-        found = found | words[:, place + 1] << np.uint64(_WORD_BITS - shift)
-    return found & np.uint64((1 << bits) - 1)
+def _values(words: Words, bits: int, bands: slice = slice(None)) -> Words:
+    """Return so many low bits of bands of codes (n, 4): (n, bands)."""
+    low = words[:, _FIRST_WORD[bands]] >> _SHIFT_BITS[bands]
+    high = (
+        words[:, _NEXT_WORD[bands]] << _WORD_BITS - _SHIFT_BITS[bands]
+    )  # of a band that lies in one word, masked away
+    found: Words = (low | high) & np.uint64((1 << bits) - 1)
+    return found
 
 
 def _masks(bits: int, flips: int) -> NDArray[np.int64]:
@@ -61,6 +65,7 @@ class _Plan:
     masks: NDArray[np.int64]
     counts: NDArray[np.int64]
     bands: NDArray[np.int64]  # the band of each mask
+    begins: NDArray[np.int64]  # where the table of that band does
 
 
 @lru_cache(maxsize=64)
@@ -68,7 +73,8 @@ def _plan(radius_bits: int, bits: int) -> _Plan:
     each, more = divmod(radius_bits + 1, BANDS)
     masks = [_masks(bits, each if number < more else each - 1) for number in range(BANDS)]
     counts = np.array([len(part) for part in masks])
-    return _Plan(np.concatenate(masks), counts, np.repeat(np.arange(BANDS), counts))
+    bands = np.repeat(np.arange(BANDS), counts)
+    return _Plan(np.concatenate(masks), counts, bands, bands * ((1 << bits) + 1))
 
 
 def _probes(radius_bits: int, bits: int) -> int:
@@ -99,7 +105,7 @@ class Bands:
         rows, starts = np.empty((BANDS, count), np.uint32), np.zeros((BANDS, (1 << bits) + 1), np.uint32)
         numbers = np.arange(count, dtype=np.uint64)
         for number in range(BANDS):
-            values = _band(words, number, bits)
+            values = _values(words, bits, slice(number, number + 1))[:, 0]
             rows[number] = np.sort(values << np.uint64(32) | numbers)  # the low half is kept
             np.cumsum(np.bincount(values.astype(np.int64), minlength=1 << bits), out=starts[number, 1:])
         return cls(rows, starts)
@@ -125,8 +131,7 @@ class Bands:
 
     def values(self, queries: Words) -> NDArray[np.int64]:
         """Return the values of all bands of some codes (q, 4): (q, BANDS)."""
-        values = [_band(queries, number, self._bits) for number in range(BANDS)]
-        return np.stack(values, axis=1).astype(np.int64)
+        return _values(queries, self._bits).astype(np.int64)
 
     def candidates(self, values: NDArray[np.int64], radius_bits: int) -> Rows | None:
         """Return rows with all that can be within a radius of the code with these values, some of them twice.
@@ -135,7 +140,7 @@ class Bands:
         pictures fill one value of a band.
         """
         plan = _plan(radius_bits, self._bits)
-        places = (np.repeat(values, plan.counts) ^ plan.masks) + plan.bands * self.starts.shape[1]
+        places = (np.repeat(values, plan.counts) ^ plan.masks) + plan.begins
         table = self.starts.reshape(-1)
         first, past = table.take(places), table.take(places + 1)
         found = np.flatnonzero(past != first)
@@ -156,5 +161,7 @@ def nearby(words: Words, rows: Rows, query: Words, radius_bits: int) -> tuple[Ro
     distance_bits = (distance_bits & 0xFF00FF) + (distance_bits >> 8 & 0xFF00FF)
     distance_bits = (distance_bits + (distance_bits >> 16)) & 0xFFFF
     near = np.flatnonzero(distance_bits <= radius_bits)
+    if not len(near):
+        return rows[:0], np.empty(0, np.int32)
     found, first = np.unique(rows[near], return_index=True)
     return found, distance_bits[near[first]].astype(np.int32)

@@ -37,10 +37,12 @@ class Hits:
 
 
 def _hits(parts: Iterable[Hits]) -> Hits:
-    found = list(parts)
-    nothing = np.empty(0, np.int64)
+    found = [part for part in parts if len(part)]
     if not found:
+        nothing = np.empty(0, np.int64)
         return Hits(nothing, nothing, np.empty(0, np.int32))
+    if len(found) == 1:
+        return found[0]
     return Hits(
         np.concatenate([part.query for part in found]),
         np.concatenate([part.signal_pk for part in found]),
