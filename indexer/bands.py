@@ -53,9 +53,9 @@ def _values(words: Words, bits: int, bands: slice = slice(None)) -> Words:
 
 
 def _masks(bits: int, flips: int) -> NDArray[np.int64]:
-    """Return all values of so many bits with at most `flips` set; none for -1."""
+    """Return all values of so many bits with at most `flips` set, in order, so that near memory is read at one time."""
     chosen = (places for count in range(flips + 1) for places in combinations(range(bits), count))
-    return np.array([sum(1 << place for place in places) for places in chosen], np.int64)
+    return np.array(sorted(sum(1 << place for place in places) for places in chosen), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
