@@ -13,10 +13,10 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +73,25 @@ def memory_mib() -> dict[str, int]:
     return {name: int(rollup[name].split()[0]) // 1024 for name in ("Rss", "Anonymous")}
 
 
+class Peak:
+    """The most memory of its own that this process had meanwhile, sampled."""
+
+    def __enter__(self) -> "Peak":
+        self.own_mib, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._ended.wait(0.02):
+            status = Path("/proc/self/status").read_text()
+            self.own_mib = max(self.own_mib, int(status.partition("RssAnon:")[2].split()[0]) // 1024)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
 def new_content(number: int, rows: int, sketches: int = 0) -> NewContent:
     """Return a video with so many hashes and sketches."""
     drawn = sketches_of(number, sketches) if sketches else no_sketches()
@@ -102,6 +121,12 @@ def asked_of(hashes: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 def start(home: Path, hashes: int, *, tend: bool, withdraw: bool) -> dict[str, Any]:
     """Start once, here: load, refresh, answer; if asked for, withdraw something, and put the index in order."""
+    with Peak() as peak:
+        told = _start(home, hashes, tend=tend, withdraw=withdraw)
+    return told | {"peak_own_mib": peak.own_mib}
+
+
+def _start(home: Path, hashes: int, *, tend: bool, withdraw: bool) -> dict[str, Any]:
     before, began = memory_mib(), time.perf_counter()
     store = Store(f"sqlite:///{home / 'staydown.db'}")
     record, index, path = Record(store), Index(MIN_QUALITY), home / "index.cache"
@@ -119,7 +144,6 @@ def start(home: Path, hashes: int, *, tend: bool, withdraw: bool) -> dict[str, A
         index.tend(path, record)
         told["tend_s"], told["cache_mib"] = time.perf_counter() - began, path.stat().st_size // MIB
         told |= {"hashes_left": len(index)} if withdraw else answered(index, hashes)
-    told["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     told["memory_mib"] = {name: value - before[name] for name, value in memory_mib().items()}
     store.close()
     return told

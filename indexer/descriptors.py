@@ -130,7 +130,7 @@ class _Segment:
     def arrays(self) -> Arrays:
         """Return everything, to be written."""
         columns: Arrays = {"sketches": self.sketches, "owner": self.owner, "lists": self.lists}
-        return columns | {name: self.keypoints()[name] for name in ("angle", "octave", "code")}
+        return columns | {"angle": self.angle, "octave": self.octave, "code": self.keypoints()["code"]}
 
     @classmethod
     def of(cls, arrays: Arrays) -> "_Segment":
@@ -216,7 +216,7 @@ class Descriptors:
         self._lock = threading.Lock()
 
     def parts(self) -> Iterator[Arrays]:
-        """Yield all segments, to be written."""
+        """Return all segments as they stand, to be written one by one."""
         return (segment.arrays() for segment in self._segments)
 
     def __len__(self) -> int:

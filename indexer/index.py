@@ -15,7 +15,7 @@ the link of the audit chain, tells). Nothing in a snapshot was erased before its
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,8 @@ class Index:
     def _compact(self, record: Record) -> bool:
         """Compact; say whether large segments were made."""
         revision = record.store.revision()
-        with self._lock:
-            newest, newest_sketch = (
-                self._last_pk,
-                self._last_sketch_pk,
-            )  # what comes after is not judged by keys read now
+        with self._lock:  # what comes in later is not judged by the keys that are read now
+            newest, newest_sketch = self._last_pk, self._last_sketch_pk
         live = record.signal_keys() if record.erased_since(self._clean) else None
         made = [index.compact(live, newest) for index in self._types.values()]
         if live is not None:
@@ -141,27 +138,17 @@ class Index:
                 self._write(path, record)
 
     def _write(self, path: Path, record: Record) -> None:
-        with self._lock:
+        with self._lock:  # what is written is settled here, and copied later
             about = self._about(record, self.revision) | {"last": [self._last_pk, self._last_sketch_pk]}
             segments = {kind: index.segments for kind, index in self._types.items()}
-            arrays = dict(self._arrays())
-        snapshot.write(path, about, arrays)
+            sketches = {bank_pk: each.parts() for bank_pk, each in self._descriptors.items()}
+        snapshot.write(path, about, dict(_arrays(segments, sketches)))
         if record.erased_since(self._clean):
             path.unlink(missing_ok=True)  # whoever erased something may have unlinked an older file
-        elif found := snapshot.read(
-            path
-        ):  # from now on memory that the system may take back, and no older file is open
+        elif found := snapshot.read(path):  # mapped memory, that the system may take back; no older file stays open
             groups = _grouped(found.arrays)
             for kind, index in self._types.items():
                 index.exchange(segments[kind], map(Segment.of, _parts(groups, kind.value)))
-
-    def _arrays(self) -> Iterator[tuple[str, Any]]:
-        for kind, index in self._types.items():
-            for number, segment in enumerate(index.segments):
-                yield from _named(f"{kind.value}/{number}", segment.arrays())
-        for bank_pk, each in self._descriptors.items():
-            for number, part in enumerate(each.parts()):
-                yield from _named(f"{SignalType.KEYPOINTS.value}/{bank_pk}/{number}", part)
 
     def _about(self, record: Record, revision: int) -> dict[str, Any]:
         return {
@@ -195,8 +182,15 @@ class Index:
         return True
 
 
-def _named(place: str, arrays: Arrays) -> Iterator[tuple[str, Any]]:
-    return ((f"{place}/{name}", array) for name, array in arrays.items())
+def _arrays(
+    segments: Mapping[SignalType, Iterable[Segment]], sketches: Mapping[int, Iterable[Arrays]]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays of all segments, named TYPE/NUMBER/COLUMN, or keypoints/BANK/NUMBER/COLUMN."""
+    parts = {kind.value: (segment.arrays() for segment in each) for kind, each in segments.items()}
+    named = {f"{SignalType.KEYPOINTS.value}/{bank_pk}": each for bank_pk, each in sketches.items()}
+    for place, each in (parts | named).items():
+        for number, columns in enumerate(each):
+            yield from ((f"{place}/{number}/{column}", array) for column, array in columns.items())
 
 
 def _grouped(arrays: Arrays) -> dict[str, Arrays]:
