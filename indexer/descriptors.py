@@ -38,6 +38,7 @@ NEAREST = 3  # of a voter, how many neighbours get its vote
 PROBES = 4  # lists looked into
 MAX_BITS = 56  # a neighbour further away gets no vote
 TURNS = 16  # parts of a full turn; votes of two neighbouring ones count together
+_COLUMNS = KEYPOINT_DTYPE.names or ()
 _SCALES = 2 * OCTAVES - 1  # differences of two octaves; three neighbouring ones count together
 
 
@@ -130,13 +131,14 @@ class _Segment:
     def arrays(self) -> Arrays:
         """Return everything, to be written."""
         columns: Arrays = {"sketches": self.sketches, "owner": self.owner, "lists": self.lists}
-        return columns | {"angle": self.angle, "octave": self.octave, "code": self.keypoints()["code"]}
+        keypoints = self.keypoints()
+        return columns | {name: keypoints[name] for name in _COLUMNS}
 
     @classmethod
     def of(cls, arrays: Arrays) -> "_Segment":
         """Return the segment that was written; FAISS copies the codes to its lists, and compares nothing."""
         keypoints = np.zeros(len(arrays["owner"]), KEYPOINT_DTYPE)
-        for name in ("angle", "octave", "code"):
+        for name in _COLUMNS:
             keypoints[name] = arrays[name]
         kept = [arrays[name].copy() for name in ("sketches", "owner", "lists")]  # the file is not held open
         return cls(kept[0], kept[1], keypoints, kept[2])

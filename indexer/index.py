@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hashing.signals import PERCEPTUAL, PROFILES, Codes, Frames, SignalType, profiles_of
+from hashing.signals import KEYPOINT_DTYPE, PERCEPTUAL, PROFILES, Codes, Frames, SignalType, profiles_of
 from indexer import snapshot
 from indexer.descriptors import CENTRES_SHA256, Descriptors
 from indexer.record import Record
@@ -158,6 +158,7 @@ class Index:
             "profiles": [str(profile) for profile in PROFILES],
             "min_quality": self.min_quality,
             "centres": CENTRES_SHA256,
+            "keypoints": str(KEYPOINT_DTYPE),
         }
 
     def load(self, path: Path, record: Record) -> bool:
