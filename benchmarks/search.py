@@ -134,7 +134,7 @@ def _turning(search: Search, queries: Codes, batch: int) -> Action:
 
 
 def _searches(title: str, ours: TypeIndex, peers: dict[str, Any], queries: Codes, rounds: int) -> list[Timing]:
-    """Time all batches at all radii. Beyond the first radius FAISS's multi-index is slower than its scan."""
+    """Time all batches at all radii. FAISS's multi-index is asked for the first radius alone."""
     found: list[Timing] = []
     for radius_bits in RADII_BITS:
         asked = {name: peer for name, peer in peers.items() if name != MULTI or radius_bits == RADII_BITS[0]}
