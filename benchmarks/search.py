@@ -1,13 +1,17 @@
-"""`python -m benchmarks.search`: staydown's index against raw FAISS, radius 31, random codes with planted copies.
+"""`python -m benchmarks.search`: staydown's index against FAISS's exact kinds, random codes with planted copies.
 
-Every peer here is exact at this radius, so that answers can be compared as well as times.
-One thread each. The batch of 8 is what a check asks: the symmetries of one picture.
+Radii: where the default policy says `match`, and where it says `review`, to which every
+check searches. Every peer here is exact there, so that answers can be compared as well as
+times. One thread each. A batch of 16 is what one picture asks: eight symmetries, and as a
+negative; a video asks for hundreds of rows at once. Without `--short` there are 10 million
+codes too, for which FAISS's multi-index needs 6 GB of memory.
 """
 
 import ctypes
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,18 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Action, command, timings
-from benchmarks.report import Check, Fact, Section, Timing
-from hashing.signals import HASH_BITS, HASH_BYTES, TRANSFORMS, Codes, distances
-from indexer.index import Hits, TypeIndex
+from benchmarks.report import Check, Fact, Floor, Section, Timing
+from hashing.signals import HASH_BITS, HASH_BYTES, Codes, SignalType, distances
+from indexer.policy import POLICIES
+from indexer.segments import Hits, TypeIndex
 
-RADIUS_BITS = 31
+THRESHOLD = POLICIES["default"].thresholds[SignalType.PDQ]
+RADII_BITS = (THRESHOLD.match_bits, THRESHOLD.review_bits)
 QUERIES = 64
-BATCH = len(TRANSFORMS)
-SIZES = (1_000, 10_000, 100_000, 1_000_000)
-TABLES, TABLE_BITS, FLIPS = 16, 16, 1  # MultiHash so is exact to 31 bits, by the pigeonhole principle
-OURS, FLAT, MULTI = "staydown TypeIndex", "faiss IndexBinaryFlat", f"faiss IndexBinaryMultiHash {TABLES}×{TABLE_BITS}"
+BATCHES = {1: "one query", 16: "16 at once", 64: "64 at once"}
+SIZES = (10_000, 100_000, 1_000_000)
+LARGEST = 10_000_000
+TABLES, TABLE_BITS = 11, 23  # of MultiHash; flips of radius // tables make it exact, by the pigeonhole principle
+OURS, FLAT, MULTI = "staydown", "faiss IndexBinaryFlat", f"faiss IndexBinaryMultiHash {TABLES}×{TABLE_BITS}"
 _PAGE_BYTES = 4096
 
+Search = Callable[[Codes], object]
 Found = set[tuple[int, int, int]]  # query, key, distance in bits
 
 
@@ -40,21 +48,34 @@ def flipped(code: NDArray[np.uint8], bits: int, rng: np.random.Generator) -> NDA
 
 
 def codes_with_copies(count: int, seed: int = 1) -> tuple[Codes, Codes]:
-    """Return random codes (count, 32) and queries (64, 32), each with a copy of 0 to 33 bits among the codes."""
+    """Return random codes (count, 32) and queries (64, 32), each with a copy of 0 to 48 bits among the codes."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 256, (count, HASH_BYTES), np.uint8)
     queries = rng.integers(0, 256, (QUERIES, HASH_BYTES), np.uint8)
     for number, place in enumerate(rng.choice(count, QUERIES, replace=False)):
-        codes[place] = flipped(queries[number], number % (RADIUS_BITS + 3), rng)
+        codes[place] = flipped(queries[number], number % (RADII_BITS[1] + 3), rng)
     return codes, queries
 
 
-def brute_force(codes: Codes, queries: Codes) -> Found:
-    """Return all pairs within the radius by the slow truth."""
+def clustered(count: int, seed: int = 3) -> tuple[Codes, Codes]:
+    """Return a fifth of the codes in clumps of about 50, one code a hundredth of all, half of the queries near them."""
+    codes, queries = codes_with_copies(count, seed)
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(count, count // 5, replace=False)
+    middles = codes[rng.choice(rows, count // 250)[rng.integers(0, count // 250, len(rows))]]
+    codes[rows] = middles ^ np.packbits(rng.random((len(rows), HASH_BITS)) < rng.random((len(rows), 1)) * 0.11, axis=1)
+    codes[rng.choice(count, count // 100, replace=False)] = codes[rows[0]]
+    for number in range(0, QUERIES, 2):
+        queries[number] = flipped(codes[rows[number]], number % 24, rng)
+    return codes, queries
+
+
+def brute_force(codes: Codes, queries: Codes, radius_bits: int) -> Found:
+    """Return all pairs within a radius by the slow truth."""
     found: Found = set()
     for number, query in enumerate(queries):
         apart = distances(codes, query)
-        found |= {(number, int(key), int(apart[key])) for key in np.flatnonzero(apart <= RADIUS_BITS)}
+        found |= {(number, int(key), int(apart[key])) for key in np.flatnonzero(apart <= radius_bits)}
     return found
 
 
@@ -81,6 +102,7 @@ def our_index(codes: Codes) -> TypeIndex:
     """Return our index of codes, their positions as keys."""
     index = TypeIndex()
     index.add(np.arange(len(codes), dtype=np.int64), codes)
+    index.compact()
     return index
 
 
@@ -92,26 +114,34 @@ def flat_index(codes: Codes) -> Any:
 
 
 def multi_index(codes: Codes) -> Any:
-    """Return FAISS's multi-index hashing, set to be exact."""
+    """Return FAISS's multi-index hashing."""
     index = faiss.IndexBinaryMultiHash(HASH_BITS, TABLES, TABLE_BITS)
-    index.nflip = FLIPS
     index.add(codes)
     return index
 
 
-def _turning(search: Callable[[Codes, int], object], queries: Codes, batch: int, radius: int) -> Action:
+def _within(index: Any, radius_bits: int) -> Search:
+    """Return a search of FAISS's for all within a radius, exact. Its radius is strict, hence + 1."""
+    if isinstance(index, faiss.IndexBinaryMultiHash):
+        index.nflip = radius_bits // TABLES
+    return lambda codes: index.range_search(codes, radius_bits + 1)
+
+
+def _turning(search: Search, queries: Codes, batch: int) -> Action:
     """Return an action that searches the next `batch` queries."""
     parts = cycle([np.ascontiguousarray(queries[start : start + batch]) for start in range(0, len(queries), batch)])
-    return lambda: search(next(parts), radius)
+    return lambda: search(next(parts))
 
 
-def _searches(count: int, ours: TypeIndex, peers: dict[str, Any], queries: Codes, rounds: int) -> list[Timing]:
-    """Time one query at a time and eight at a time. FAISS's radius is strict, hence + 1."""
+def _searches(title: str, ours: TypeIndex, peers: dict[str, Any], queries: Codes, rounds: int) -> list[Timing]:
+    """Time all batches at all radii. FAISS's multi-index is asked for the first radius alone."""
     found: list[Timing] = []
-    for batch, words in ((1, "one query"), (BATCH, "eight queries at once")):
-        mine = {OURS: _turning(ours.search, queries, batch, RADIUS_BITS)}
-        theirs = {name: _turning(p.range_search, queries, batch, RADIUS_BITS + 1) for name, p in peers.items()}
-        found += timings(f"{count:,} hashes, {words}", mine, theirs, rounds, items=batch)
+    for radius_bits in RADII_BITS:
+        asked = {name: peer for name, peer in peers.items() if name != MULTI or radius_bits == RADII_BITS[0]}
+        for batch, words in BATCHES.items():
+            mine = {OURS: _turning(partial(ours.search, radius_bits=radius_bits), queries, batch)}
+            theirs = {name: _turning(_within(peer, radius_bits), queries, batch) for name, peer in asked.items()}
+            found += timings(f"{title}, {radius_bits} bits, {words}", mine, theirs, rounds, items=batch)
     return found
 
 
@@ -135,35 +165,50 @@ def _addings(count: int, codes: Codes, rounds: int) -> tuple[Timing, ...]:
     return timings(f"{count:,} hashes, add one and find it", {OURS: mine}, {FLAT: theirs}, rounds)
 
 
-def sized(count: int, rounds: int) -> tuple[list[Timing], list[Fact], Check]:
+def _exact(title: str, ours: TypeIndex, codes: Codes, queries: Codes) -> Iterator[Check]:
+    widest = brute_force(codes, queries, RADII_BITS[-1])
+    for radius_bits in RADII_BITS:
+        truth = {pair for pair in widest if pair[2] <= radius_bits}
+        answered = as_set(ours.search(queries, radius_bits))
+        detail = f"{len(truth)} pairs by brute force, {len(truth & answered)} found, {len(answered - truth)} others"
+        yield Check(f"exact at {radius_bits} bits among {title}", truth == answered, detail)
+
+
+def sized(count: int, rounds: int) -> tuple[list[Timing], list[Fact], list[Check]]:
     """Measure one size."""
-    codes, queries = codes_with_copies(count)
+    title, (codes, queries) = f"{count:,} hashes", codes_with_copies(count)
     ours, our_bytes = built(lambda: our_index(codes), count)
     multi, multi_bytes = built(lambda: multi_index(codes), count)
     flat, flat_bytes = built(lambda: flat_index(codes), count)
-    times = _searches(count, ours, {FLAT: flat, MULTI: multi}, queries, rounds)
-    times += _addings(count, codes, rounds)
+    times = _searches(title, ours, {FLAT: flat, MULTI: multi}, queries, rounds)
+    if count < LARGEST:
+        times += _addings(count, codes, rounds)
     facts = []
     if count >= 100_000:  # below, the process grows by less than its page
         grown = {OURS: our_bytes, FLAT: flat_bytes, MULTI: multi_bytes}
-        facts = [Fact(f"{count:,} hashes", name, value, "bytes a hash") for name, value in grown.items()]
-    truth, answered = brute_force(codes, queries), as_set(ours.search(queries, RADIUS_BITS))
-    detail = f"{len(truth)} pairs by brute force, {len(truth & answered)} of them found, {len(answered - truth)} others"
-    return times, facts, Check(f"exact among {count:,} hashes", truth == answered, detail)
+        facts = [Fact(title, name, value, "bytes a hash") for name, value in grown.items()]
+    return times, facts, list(_exact(title, ours, codes, queries))
+
+
+def in_clumps(count: int, rounds: int) -> tuple[list[Timing], list[Fact], list[Check]]:
+    """Measure codes that are not spread evenly, without the multi-index of FAISS."""
+    title, (codes, queries) = f"{count:,} hashes in clumps", clustered(count)
+    ours, flat = our_index(codes), flat_index(codes)
+    times = _searches(title, ours, {FLAT: flat}, queries, rounds)
+    return times, [], list(_exact(title, ours, codes, queries))
 
 
 def collect(short: bool) -> Section:
     """Measure all sizes."""
-    times: list[Timing] = []
-    facts: list[Fact] = []
-    checks: list[Check] = []
-    for count in SIZES:
-        found = sized(count, 9 if short else 31)
-        times += found[0]
-        facts += found[1]
-        checks.append(found[2])
-    note = f"All hashes within {RADIUS_BITS} bits of a query among random codes; one thread; times are for one query."
-    return Section("Search", note, tuple(times), tuple(facts), tuple(checks))
+    rounds, sizes = (9, SIZES) if short else (15, (*SIZES, LARGEST))
+    found = [*(sized(count, rounds) for count in sizes), in_clumps(SIZES[-1], rounds)]
+    times, facts, checks = (tuple(one for part in parts for one in part) for parts in zip(*found, strict=True))
+    floors = [
+        Floor(f"{count:,} hashes, {RADII_BITS[0]} bits, {BATCHES[batch]}", MULTI, 3.0)
+        for count in sizes[2:] for batch in (16, 64)  # a check asks no fewer
+    ]  # fmt: skip
+    note = "All hashes within a radius of a query among random codes; one thread; times are for one query."
+    return Section("Search", note, times, facts, checks, tuple(floors))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import numpy as np
 from hashing.signals import PERCEPTUAL, Frames, SignalType, profiles_of
 from indexer.banks import Bank
 from indexer.guards import Near
-from indexer.index import TypeIndex
 from indexer.policy import MIN_QUALITY
 from indexer.record import Record
+from indexer.segments import TypeIndex
 
 
 def _nothing() -> dict[SignalType, TypeIndex]:

@@ -10,8 +10,9 @@ draw (`benchmarks/robustness/centres.py`): nothing is trained, and none is anybo
 `votes` counts what the neighbours come to.
 """
 
+import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from hashing.signals import HASH_BITS, HASH_BYTES, KEYPOINT_DTYPE, Codes, Sketches
+from indexer.snapshot import Arrays
 from indexer.votes import Cast, Keypoints, Keys, count
 
 FLAT_UPTO = 2_048
@@ -33,6 +35,7 @@ PROBES = 4  # lists looked into, at most
 FURTHER_BITS = 5  # than the nearest centre; lists of centres further away are left out
 MAX_BITS = 56  # a neighbour further away gets no vote
 _PLACED = ("x", "y", "angle", "octave")  # of a keypoint, beside its code
+_COLUMNS = KEYPOINT_DTYPE.names or ()
 
 
 def _centres() -> Codes:
@@ -48,6 +51,7 @@ def _coarse() -> Any:
 
 
 _COARSE = _coarse()
+CENTRES_SHA256 = hashlib.sha256(_centres().tobytes()).hexdigest()
 LISTS = int(_COARSE.ntotal)
 
 
@@ -125,6 +129,21 @@ class _Segment:
             found["code"][rows] = faiss.rev_swig_ptr(held.get_codes(number), size * HASH_BYTES).reshape(size, -1)
         return found
 
+    def arrays(self) -> Arrays:
+        """Return everything, to be written."""
+        columns: Arrays = {"sketches": self.sketches, "owner": self.owner, "lists": self.lists}
+        keypoints = self.keypoints()
+        return columns | {name: keypoints[name] for name in _COLUMNS}
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> "_Segment":
+        """Return the segment that was written; FAISS copies the codes to its lists, and compares nothing."""
+        keypoints = np.zeros(len(arrays["owner"]), KEYPOINT_DTYPE)
+        for name in _COLUMNS:
+            keypoints[name] = arrays[name]
+        kept = [arrays[name].copy() for name in ("sketches", "owner", "lists")]  # the file is not held open
+        return cls(kept[0], kept[1], keypoints, kept[2])
+
     def near(self, asked: Voters) -> tuple[NDArray[np.int32], Keys]:
         """Return (distances in bits, rows of descriptors) of each voter's nearest few, (n, NEAREST); row -1 is none."""
         faiss.omp_set_num_threads(1)
@@ -170,9 +189,14 @@ class Descriptors:
     One bank's, since only a few neighbours get votes: copies in other banks would crowd it out.
     """
 
-    def __init__(self) -> None:
-        self._segments: tuple[_Segment, ...] = ()
+    def __init__(self, parts: Iterable[Arrays] = ()) -> None:
+        """Start with nothing, or with the `parts` that were written."""
+        self._segments: tuple[_Segment, ...] = tuple(map(_Segment.of, parts))
         self._lock = threading.Lock()
+
+    def parts(self) -> Iterator[Arrays]:
+        """Return all segments as they stand, to be written one by one."""
+        return (segment.arrays() for segment in self._segments)
 
     def __len__(self) -> int:
         return sum(map(len, self._segments))
@@ -195,17 +219,20 @@ class Descriptors:
                 segments.append(_merged(older, newer))
             self._segments = tuple(segments)
 
-    def keep(self, sketch_pks: Keys) -> None:
-        """Forget all sketches but these: copies that were withdrawn would crowd out those that were not."""
-        with self._lock:
-            segments = []
-            for segment in self._segments:
-                kept = np.isin(segment.sketches, sketch_pks)
-                if kept.all():
-                    segments.append(segment)
-                elif kept.any():
-                    segments.append(_only(segment, kept))
-            self._segments = tuple(segments)
+    def keep(self, sketch_pks: Keys, newest: int) -> None:
+        """Forget all sketches up to the key `newest` but these: copies that were withdrawn would crowd out others.
+
+        Searches and additions go on meanwhile; what they merged is looked through again.
+        """
+        while lacking := {
+            segment: kept
+            for segment in self._segments
+            if not (kept := np.isin(segment.sketches, sketch_pks) | (segment.sketches > newest)).all()
+        }:
+            made = {segment: _only(segment, kept) if kept.any() else None for segment, kept in lacking.items()}
+            with self._lock:
+                places = [made.get(segment, segment) for segment in self._segments]
+                self._segments = tuple(segment for segment in places if segment is not None)
 
     def vote(self, asked: Voters) -> Votes:
         """Return the sketches that share descriptors with a query's, most votes first."""

@@ -24,9 +24,9 @@ from indexer.guards import (
     runs,
     whole_frames,
 )
-from indexer.index import TypeIndex
 from indexer.policy import POLICIES
 from indexer.record import Content, Record
+from indexer.segments import TypeIndex
 
 _PAGE = 200
 

@@ -31,11 +31,12 @@ from indexer.alignment import FrameMatches, Segment, align
 from indexer.apart import Apart, Tell
 from indexer.banks import Bank
 from indexer.errors import IndexNotReady, UnknownBank
-from indexer.index import Hits, Index
+from indexer.index import Index
 from indexer.keypoint_matcher import Confirm, KeypointMatcher
 from indexer.matches import LAWFUL_BANK, Match, Suppressed, told
 from indexer.policy import POLICIES, Policy, Verdict, false_match_probability, usable
 from indexer.record import Content, Located, Record
+from indexer.segments import Hits
 
 MAX_MATCHES = 100
 _NEGATIVE = 255  # in the column `transform`, for the bits of the negative

@@ -34,9 +34,10 @@ from indexer.hashes import FREE, NewHashes, add_hashes, frames_of, hashes_of
 from indexer.holds import HoldBook
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store, new_id, now
-from indexer.tables import bank, content, contrast, exact, signal, sketch
+from indexer.tables import audit, bank, content, contrast, exact, signal, sketch
 
 _BATCH = 5000
+_ERASING = ("content.withdraw", "content.hold", "bank.delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +316,12 @@ class Record(Banks):
             result = connection.execution_options(yield_per=50_000).execute(query)
             parts = [np.fromiter(part, np.int64, len(part)) for part in result.scalars().partitions()]
         return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def erased_since(self, revision: int) -> bool:
+        """Say whether hashes that could be found were withdrawn, deleted or held after a revision."""
+        query = select(audit.c.seq).where(audit.c.revision > revision, audit.c.action.in_(_ERASING))
+        with self.store.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def counts(self) -> tuple[int, int]:
         """Return how many live contents and how many hashes of frames there are."""

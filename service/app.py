@@ -1,6 +1,7 @@
 """The HTTP service: `create_app(settings)`. Nothing is read at import; the lifespan owns what is closed."""
 
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from service.problems import STATUS
 from service.settings import Settings
 
 VERSION = "0.1.0"
+_TEND_EVERY_S = 60.0
 _BODIES = (
     schemas.LinkIn,
     schemas.SignalsIn,
@@ -46,6 +48,19 @@ def _load(engine: Engine, ended: threading.Event) -> None:
     log().info("index ready", revision=engine.index.revision, hashes=len(engine.index))
 
 
+def _tend(engine: Engine, ended: threading.Event) -> None:
+    """Load the index, and put it in order from time to time: at most a fiftieth of one core's time."""
+    _load(engine, ended)
+    pause_s = _TEND_EVERY_S
+    while not ended.wait(pause_s):
+        started = time.monotonic()
+        try:
+            engine.tend_index()
+        except StoreBroken as error:
+            log().error("index not tended", code=error.word)
+        pause_s = max(_TEND_EVERY_S, 50 * (time.monotonic() - started))
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = Engine(app.state.settings), app.state.settings
@@ -55,7 +70,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
     app.state.rescans.start()
     ended = threading.Event()
-    threading.Thread(target=_load, args=(engine, ended), name="index", daemon=True).start()
+    threading.Thread(target=_tend, args=(engine, ended), name="index", daemon=True).start()
     log().info("started", **settings.shown())
     yield
     ended.set()

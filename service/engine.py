@@ -5,6 +5,7 @@ HTTP, command line, rescans and benchmarks call these very functions.
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,11 +72,14 @@ class Engine:
         """Write the index cache, if there is an index yet; it may fail, since it is only a cache."""
         if not self.index.ready:
             return
-        try:
+        with suppress(OSError, StoreBroken):
             self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.index.save(self.settings.index_path, self.record)
-        except (OSError, StoreBroken):
-            return
+
+    def tend_index(self) -> None:
+        """Put the index in order, and write its cache where it lacks much; slow, and for a thread of its own."""
+        with suppress(OSError, StoreBroken):
+            self.index.tend(self.settings.index_path, self.record)
 
     @property
     def current(self) -> bool:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import corpus, demo, end_to_end, false_matches, freshness, hashing, measure, report, run, search
+from benchmarks import cache, corpus, demo, end_to_end, false_matches, freshness, hashing, measure, report, run, search
 from benchmarks.corpus import Picture
 from benchmarks.server import ServerFailed, environment, serving, staydown
 
@@ -79,12 +79,34 @@ def test_hashing_counts_the_bits() -> None:
 
 
 def test_search_is_exact_and_finds_what_was_planted() -> None:
-    times, _, check = search.sized(500, 2)
-    assert check.ok, check.detail
-    assert len(report.summarize(report.Section("Search", "", tuple(times))).ratios) == 5
+    times, _, checks = search.sized(500, 2)
+    assert [(check.ok, check.detail) for check in checks if not check.ok] == []
+    assert len(report.summarize(report.Section("Search", "", tuple(times))).ratios) == 2 * 3 + 3 + 1
     codes, queries = search.codes_with_copies(500)
-    planted = [number for number in range(len(queries)) if number % 34 <= search.RADIUS_BITS]
-    assert {query for query, _, _ in search.brute_force(codes, queries)} == set(planted)
+    for radius_bits in search.RADII_BITS:
+        planted = [number for number in range(len(queries)) if number % 49 <= radius_bits]
+        assert {query for query, _, _ in search.brute_force(codes, queries, radius_bits)} == set(planted)
+
+
+def test_search_among_clumps_is_exact() -> None:
+    times, _, checks = search.in_clumps(2_000, 2)
+    assert [(check.ok, check.detail) for check in checks if not check.ok] == []
+    assert len(times) == 2 * 3 * 2
+    codes, queries = search.clustered(2_000)
+    assert len(search.brute_force(codes, queries, 46)) > 3 * len(queries)
+
+
+def test_starts_with_the_cache_and_without_answer_the_same(tmp_path: Path) -> None:
+    first, *others = cache.starts(tmp_path, 10_000, 6)
+    assert [one["from"] for one in (first, *others)] == ["record", "cache", "cache", "cache"]
+    assert all(one["hashes"] == first["hashes"] for one in others)
+    assert (first["hashes"]["pdq"], first["hashes"]["keypoints"]) == (10_000, 6)
+
+
+def test_memory_stays_flat_over_changes_and_compactions(tmp_path: Path) -> None:
+    told = list(cache.changes(tmp_path, 5_000, 60, 10))
+    assert [one["hashes"] for one in told] == [5_000] * 10
+    assert cache._flat(told) == 0
 
 
 @pytest.mark.slow

@@ -189,13 +189,15 @@ def test_what_is_forgotten_does_not_crowd_out_what_is_kept() -> None:
     index.add(np.arange(20, 30), sketched(18, 10))
     segments = index._segments
     assert 8 not in voted(index, same[0])
-    index.keep(np.array([8, *range(20, 30)]))
+    index.keep(np.array([8, *range(20, 30)]), 29)
     assert voted(index, same[0]) == {8: MOST}
     assert (len(index), index.sketches) == (3300, 11)
     before = index._segments
-    index.keep(np.arange(100))
+    index.keep(np.arange(100), 29)
     assert index._segments == before != segments, "what loses nothing is not built again"
-    index.keep(np.array([], np.int64))
+    index.keep(np.array([], np.int64), 20)
+    assert index.sketches == 9, "what is newer is not judged"
+    index.keep(np.array([], np.int64), 29)
     assert (len(index), index._segments) == (0, ())
 
 
@@ -228,3 +230,39 @@ def test_a_search_while_others_add_sees_what_was_there_before() -> None:
         thread.join()
     assert not lost
     assert index.sketches == 64
+
+
+def test_what_is_added_while_others_are_forgotten_stays() -> None:
+    known, index, forgotten = sketched(60, 60), Descriptors(), threading.Event()
+    index.add(np.arange(30), known[:30])
+    live = np.arange(0, 30, 3)
+
+    def forget() -> None:
+        for _ in range(40):
+            index.keep(live, 29)
+        forgotten.set()
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    for number in range(30, 60):
+        index.add(np.array([number]), known[number : number + 1])
+    thread.join()
+    index.keep(live, 29)
+    assert sorted(np.concatenate([segment.sketches for segment in index._segments]).tolist()) == [*live, *range(30, 60)]
+    assert all(voted(index, known[number])[number] >= 297 for number in (*live, *range(30, 60)))
+
+
+def test_what_was_written_votes_as_before() -> None:
+    known, index = sketched(61, 20), Descriptors()
+    for name, most in (("angle", 256), ("octave", OCTAVES)):
+        known["keypoints"][name] = np.random.default_rng(62).integers(0, most, known["keypoints"][name].shape)
+    index.add(np.arange(15), known[:15])
+    index.add(np.arange(15, 20), known[15:])
+    assert [len(segment) > FLAT_UPTO for segment in index._segments] == [True, False]
+    again = Descriptors({name: array.copy() for name, array in part.items()} for part in index.parts())
+    assert (len(again), again.sketches) == (len(index), 20)
+    for number, row in enumerate(known):
+        query = near(row, 25, 60, 300 + number)[0]
+        assert voted(again, query) == voted(index, query)
+    again.add(np.arange(20, 40), sketched(63, 20))
+    assert voted(again, known[3])[3] == 300, "merged with what is new"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving import Api, Local
+from serving import Api, Local, wait_until
 
 from benchmarks import corpus
 from hashing.errors import InvalidHash
@@ -140,6 +140,29 @@ def test_a_deletion_over_http_unlinks_the_cache(local: Local, admin: Api) -> Non
     local.engine.save_index()
     assert admin.call("DELETE", f"/v1/banks/{bank}").status == 204
     assert not cache.exists()
+
+
+def test_a_running_service_writes_the_cache_anew_without_what_was_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a start after a crash does not read everything from the record, however long ago the last stop was."""
+    monkeypatch.setattr("service.app._TEND_EVERY_S", 0.05)
+    with Local(tmp_path) as running:
+        api, cache = running.api(), running.engine.settings.index_path
+        bank = api.bank()
+        ids = [
+            api.post(f"/v1/banks/{bank}/contents", corpus.jpeg(corpus.picture(seed, 320, 240), 90)).json["content_id"]
+            for seed in (1, 2)
+        ]
+        hashes = [running.engine.record.hashes_of(pk)[1]["hash"][0].tobytes() for pk in (1, 2)]
+        cache.unlink(missing_ok=True)
+        wait_until(lambda: cache.exists() and hashes[0] in cache.read_bytes())
+        assert api.call("DELETE", f"/v1/banks/{bank}/contents/{ids[0]}?reason=x").status == 204
+        wait_until(lambda: hashes[1] in cache.read_bytes())
+        assert hashes[0] not in on_disk(tmp_path)
+        with Engine(running.engine.settings) as other:
+            assert other.index.load(cache, other.record)
+            assert other.index.sizes()["keypoints"] == 1
 
 
 @pytest.mark.parametrize("profile", [None, "pdq-full/1"])

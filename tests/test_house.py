@@ -64,7 +64,7 @@ def test_the_layers_hold() -> None:
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("faiss", {"indexer/index.py", "indexer/descriptors.py"}),
+        ("faiss", {"indexer/segments.py", "indexer/descriptors.py"}),
         ("httpcore", {"service/fetch.py"}),
         ("uvicorn", {"service/cli.py"}),
         ("structlog", {"service/logs.py", "service/middleware.py"}),

@@ -1,154 +1,25 @@
-"""The search is exact, loses nothing under threads, and its snapshot is whole or not taken."""
+"""The index keeps step with the record under threads and processes, and its snapshot is whole or not taken."""
 
+import gc
 import random
 import shutil
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from shelf import Codes, Shelf, bare, codes, ended, flipped, frames, opened, run, still
+from shelf import Shelf, bare, codes, ended, frames, opened, run, sketched, still
 
 from hashing import signals
-from hashing.signals import PERCEPTUAL, SignalType, distances
-from indexer.index import Index, TypeIndex
+from hashing.signals import PERCEPTUAL, SignalType
+from indexer.descriptors import voters
+from indexer.index import Index
+from indexer.segments import Keys
 
 PDQ = SignalType.PDQ
-MAX_BITS = 48
-
-
-def slow(known: Codes, query: Codes, radius_bits: int) -> set[tuple[int, int, int]]:
-    """The obvious truth: (row of the query, key, distance)."""
-    return {
-        (row, int(key) + 1, int(apart[key]))
-        for row, code in enumerate(query)
-        for apart in [distances(known, code)]
-        for key in np.flatnonzero(apart <= radius_bits)
-    }
-
-
-def found(index: TypeIndex, query: Codes, radius_bits: int) -> set[tuple[int, int, int]]:
-    hits = index.search(query, radius_bits)
-    rows = list(zip(hits.query.tolist(), hits.signal_pk.tolist(), hits.distance_bits.tolist(), strict=True))
-    assert len(set(rows)) == len(rows)
-    return set(rows)
-
-
-def keys_of(count: int, start: int = 1) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.arange(start, start + count, dtype=np.int64)
-
-
-def planted() -> tuple[Codes, Codes]:
-    """Return 700 known codes, and 6 queries with neighbours at every distance from 0 to 49 bits."""
-    query = codes(1, 6)
-    near = [flipped(query[bits % 6], bits, bits) for bits in range(MAX_BITS + 2) for _ in range(4)]
-    known = np.concatenate([codes(2, 500), np.array(near, np.uint8)])
-    return known[np.random.default_rng(3).permutation(len(known))], query
-
-
-@pytest.mark.parametrize("radius_bits", range(MAX_BITS + 1))
-def test_every_radius_is_exact(radius_bits: int) -> None:
-    known, query = planted()
-    index = TypeIndex()
-    index.add(keys_of(len(known)), known)
-    assert found(index, query, radius_bits) == slow(known, query, radius_bits)
-
-
-@pytest.mark.parametrize("radius_bits", [0, 1, 30, 31, 46])
-def test_the_radius_itself_is_inside_and_one_bit_more_is_not(radius_bits: int) -> None:
-    query = codes(4, 1)
-    known = np.array([flipped(query[0], radius_bits), flipped(query[0], radius_bits + 1)], np.uint8)
-    index = TypeIndex()
-    index.add(keys_of(2), known)
-    assert found(index, query, radius_bits) == {(0, 1, radius_bits)}
-
-
-def test_one_hash_in_the_bank_is_found() -> None:
-    query = codes(5, 1)
-    index = TypeIndex()
-    index.add(np.array([77], np.int64), query)
-    assert found(index, query, 31) == {(0, 77, 0)}
-
-
-def test_an_empty_index_and_an_empty_query_find_nothing() -> None:
-    index = TypeIndex()
-    assert found(index, codes(1, 3), 31) == set()
-    index.add(keys_of(0), codes(1, 0))
-    assert (len(index), found(index, codes(1, 3), 31)) == (0, set())
-    index.add(keys_of(3), codes(1, 3))
-    assert found(index, codes(1, 0), 31) == set()
-
-
-def test_equal_codes_are_all_found() -> None:
-    same = np.repeat(codes(6, 1), 50, axis=0)
-    index = TypeIndex()
-    index.add(keys_of(50), same)
-    assert len(found(index, same[:1], 0)) == 50
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(0, MAX_BITS))
-def test_many_small_adds_are_one_big_add(sizes: list[int], radius_bits: int) -> None:
-    known, query = planted()
-    known = known[: sum(sizes)]
-    index, start = TypeIndex(), 0
-    for size in sizes:
-        index.add(keys_of(min(size, len(known) - start), start + 1), known[start : start + size])
-        start = min(start + size, len(known))
-    assert len(index) == len(known)
-    assert found(index, query, radius_bits) == slow(known, query, radius_bits)
-    keys, stored = index.all()
-    assert sorted(keys.tolist()) == list(range(1, len(known) + 1))
-    assert np.array_equal(stored[np.argsort(keys)], known)
-
-
-def test_adding_one_by_one_keeps_few_segments() -> None:
-    known = codes(7, 600)
-    index = TypeIndex()
-    for key in range(600):
-        index.add(keys_of(1, key + 1), known[key : key + 1])
-    assert len(index._segments) <= 11
-    assert found(index, known, 20) == slow(known, known, 20)
-
-
-def test_keep_forgets_the_others() -> None:
-    known = codes(8, 100)
-    index = TypeIndex()
-    index.add(keys_of(60), known[:60])
-    index.add(keys_of(40, 61), known[60:])
-    index.keep(np.arange(1, 101, 3, dtype=np.int64))
-    assert sorted(index.all()[0].tolist()) == list(range(1, 101, 3))
-    assert {key for _, key, _ in found(index, known, 0)} == set(range(1, 101, 3))
-    index.keep(np.empty(0, np.int64))
-    assert len(index) == 0
-
-
-def test_searches_during_adds_never_lose_what_was_there() -> None:
-    known = codes(9, 3000)
-    index = TypeIndex()
-    index.add(keys_of(1000), known[:1000])
-    errors: list[str] = []
-    ended_adding = threading.Event()
-
-    def search() -> None:
-        while not ended_adding.is_set():
-            hits = index.search(known[:200], 0)
-            if set(hits.signal_pk.tolist()) != set(range(1, 201)):
-                errors.append("lost")
-
-    threads = [threading.Thread(target=search) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for key in range(1000, 3000):
-        index.add(keys_of(1, key + 1), known[key : key + 1])
-    ended_adding.set()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert found(index, known[-50:], 0) == {(row, 2951 + row, 0) for row in range(50)}
 
 
 # --- with the record --------------------------------------------------------------------
@@ -289,6 +160,79 @@ def test_a_snapshot_comes_back_whole(shelf: Shelf) -> None:
     assert contents(again) == contents(shelf.index)
 
 
+def mapped_files() -> list[str]:
+    """The snapshots that this process has mapped, as the kernel tells; an unlinked one is named `deleted`."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    return sorted({line[5] for line in lines if len(line) == 6 and "tidied.cache" in line[5]})
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files are mapped")
+def test_after_a_withdrawal_no_file_with_the_hash_stays_open(shelf: Shelf) -> None:
+    """The running index lives in its snapshot. Unlinked, the file would still be on the disk while it is mapped."""
+    gone, kept = codes(28, 2)
+    path = shelf.path.with_name("tidied.cache")
+    done = [shelf.enroll(replace(still(code), sketches=sketched(52))) for code in (gone, kept)]
+    shelf.index.tend(path, shelf.record)
+    assert mapped_files() == [str(path)]
+    shelf.withdraw(done[0])
+    path.unlink()
+    assert mapped_files() == [f"{path} (deleted)"]
+    shelf.index.refresh(shelf.record)
+    shelf.index.tend(path, shelf.record)
+    gc.collect()
+    assert mapped_files() == [str(path)]
+    assert bytes(gone) not in path.read_bytes()
+    assert bytes(kept) in path.read_bytes()
+    assert (shelf.found(still(gone)), shelf.found(still(kept))) == ([], [done[1].content_id])
+
+
+def test_tending_writes_where_something_lacks_and_only_there(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.segments.SCANNED_UPTO", 40)
+    path, known = shelf.path.with_name("index"), codes(29, 90)
+
+    def written_by_tending() -> bool:
+        before = path.stat().st_ino if path.exists() else None
+        shelf.index.tend(path, shelf.record)
+        return path.stat().st_ino != before
+
+    shelf.enroll_all([still(code) for code in known[:30]])
+    assert [written_by_tending(), written_by_tending()] == [True, False]
+    shelf.enroll_all([still(code) for code in known[30:35]])
+    assert not written_by_tending(), "what little is new comes from the record"
+    shelf.enroll_all([still(code) for code in known[35:]])
+    assert [written_by_tending(), written_by_tending()] == [True, False]
+    again = Index(50)
+    assert again.load(path, shelf.record)
+    assert contents(again) == contents(shelf.index)
+    path.unlink()
+    assert written_by_tending()
+
+
+def test_enrolled_while_the_index_is_compacted_is_never_taken_for_withdrawn(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys that live are read before the segments are looked through; what came in between is newer than they."""
+    first, second, third = codes(30, 3)
+    gone = shelf.enroll(still(first))
+    shelf.withdraw(gone)
+    asked, late = shelf.record.signal_keys, []
+
+    def keys_and_then_another() -> Keys:
+        keys = asked()
+        late.append(shelf.enroll(still(second)))
+        return keys
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shelf.record, "signal_keys", keys_and_then_another)
+        shelf.index.compact(shelf.record)
+    assert shelf.found(still(second)) == [late[0].content_id]
+    assert [code for _, code in contents(shelf.index)["pdq"]] == [bytes(second)]
+    shelf.withdraw(late[0])
+    shelf.enroll(still(third))
+    shelf.index.compact(shelf.record)
+    assert [code for _, code in contents(shelf.index)["pdq"]] == [bytes(third)]
+
+
 def test_a_snapshot_of_nothing_comes_back(shelf: Shelf) -> None:
     path = shelf.path.with_name("index")
     shelf.index.save(path, shelf.record)
@@ -311,7 +255,14 @@ def test_a_snapshot_holds_nothing_that_was_withdrawn(shelf: Shelf) -> None:
     shelf.withdraw(last)  # after the snapshot
     again = Index(50)
     assert again.load(path, shelf.record)
+    again.refresh(shelf.record)
+    other = Shelf(shelf.path, shelf.store, shelf.record, again, shelf.ledger, shelf.jobs)
+    assert other.found(still(later)) == []
+    assert len(other.found(still(kept))) == 1
+    again.compact(shelf.record)
     assert [code for _, code in contents(again)["pdq"]] == [bytes(kept)]
+    again.save(path, shelf.record)
+    assert bytes(later) not in path.read_bytes()
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
@@ -350,6 +301,68 @@ def test_a_damaged_snapshot_is_never_believed(shelf: Shelf) -> None:
     assert taken < 60, "most were damaged"
 
 
+def tables_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.segments.SCANNED_UPTO", 20)
+    for cost in ("_PROBE_COST", "_CANDIDATE_COST"):
+        monkeypatch.setattr(f"indexer.bands.{cost}", 0.0)
+
+
+def answers(index: Index) -> dict[str, object]:
+    """What an index says to queries within every radius, and how many of the sketches it holds it finds."""
+    asked = np.concatenate([codes(20, 30), codes(21, 7)])
+    hits = {kind.value: index.search(kind, asked, 46) for kind in PERCEPTUAL}
+    found = {
+        name: sorted(zip(hit.query.tolist(), hit.signal_pk.tolist(), hit.distance_bits.tolist(), strict=True))
+        for name, hit in hits.items()
+    }
+    votes = [each.vote(voters(row)) for each in index.descriptors([1]) for row in sketched(50, 12)]
+    return found | {"sketches": [(vote.sketch_pk.tolist(), vote.votes.tolist()) for vote in votes]}
+
+
+def test_a_damaged_snapshot_with_tables_and_sketches_is_rebuilt_from_the_record(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """600 times: whatever was done to the file, after a start the answers are those of the record."""
+    tables_for_few(monkeypatch)
+    sketches = sketched(50, 12)
+    shelf.enroll_all([replace(still(codes(51, 12)[n]), sketches=sketches[n : n + 1]) for n in range(12)])
+    path = filled(shelf)
+    assert shelf.index._types[PDQ].segments[0].bands is not None
+    data, truth, chance = path.read_bytes(), answers(shelf.index), random.Random(27)
+    assert len(data) > 8 * 4096
+    rejected = 0
+    for number in range(600):
+        path.write_bytes(damaged := disk_damaged(data, chance) if number % 2 else mutated(data, chance))
+        again = Index(50)
+        rejected += not again.load(path, shelf.record)
+        assert (again.revision == 0) is (damaged != data), number
+        if number % 20 == 0:
+            again.refresh(shelf.record)
+            again.compact(shelf.record)
+            assert answers(again) == truth, number
+    assert rejected > 550
+
+
+def disk_damaged(data: bytes, chance: random.Random) -> bytes:
+    """Damage a file by whole pages: zeroed, swapped, doubled, of another place, or its end."""
+    pages = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+    one, two = chance.sample(range(len(pages)), 2)
+    kind = chance.randrange(6)
+    if kind == 0:
+        pages[one] = bytes(len(pages[one]))
+    elif kind == 1:
+        pages[one], pages[two] = pages[two], pages[one]
+    elif kind == 2:
+        pages.insert(one, pages[two])
+    elif kind == 3:
+        pages[one] = pages[two]
+    elif kind == 4:
+        del pages[one:]
+    else:
+        pages.append(chance.randbytes(chance.randrange(1, 4096)))
+    return b"".join(pages)
+
+
 @pytest.mark.parametrize("data", [b"", b"staydown-index\n", b"staydown-index\n{}\n", b"[" * 100_000, bytes(500)])
 def test_what_is_no_snapshot_is_refused(shelf: Shelf, data: bytes) -> None:
     path = shelf.path.with_name("index")
@@ -374,8 +387,11 @@ def test_a_snapshot_of_another_quality_or_of_other_profiles_is_refused(
     path = filled(shelf)
     assert not Index(40).load(path, shelf.record)
     assert Index(50).load(path, shelf.record)
-    monkeypatch.setattr("indexer.index.PROFILES", signals.PROFILES[:-1])
-    assert not Index(50).load(path, shelf.record)
+    for name, other in (("PROFILES", signals.PROFILES[:-1]), ("CENTRES_SHA256", "0"), ("KEYPOINT_DTYPE", "<u1")):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"indexer.index.{name}", other)
+            assert not Index(50).load(path, shelf.record), name
+    assert Index(50).load(path, shelf.record)
 
 
 def copied(database: Path, to: Path) -> None:

@@ -276,6 +276,22 @@ def test_a_withdrawn_sketch_is_forgotten_at_the_next_refresh(shelf: Shelf) -> No
     assert searched.vote(voters(picture(42).sketches[0])).votes.tolist() == [300]
 
 
+def test_of_many_sketches_the_withdrawn_are_forgotten_when_the_index_is_compacted(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No search waits for it: until then the record is asked about them."""
+    monkeypatch.setattr("indexer.index.FORGOTTEN_AT_ONCE", 500)
+    done = [shelf.enroll(picture(seed)) for seed in (41, 42)]
+    shelf.withdraw(done[0])
+    shelf.index.refresh(shelf.record)
+    assert shelf.index.sizes()["keypoints"] == 2
+    [searched] = shelf.index.descriptors(banks(shelf))
+    votes = searched.vote(voters(picture(41).sketches[0]))
+    assert len(shelf.record.sketches.locate(votes.sketch_pk.tolist(), banks(shelf)).rows) == 0
+    shelf.index.compact(shelf.record)
+    assert shelf.index.sizes()["keypoints"] == 1
+
+
 def test_a_deleted_banks_sketches_are_forgotten_with_the_next_snapshot(shelf: Shelf) -> None:
     shelf.enroll(picture(43))
     shelf.record.delete_bank("b", actor="t")
@@ -285,13 +301,14 @@ def test_a_deleted_banks_sketches_are_forgotten_with_the_next_snapshot(shelf: Sh
     assert shelf.index.sizes()["keypoints"] == 0
 
 
-def test_after_a_snapshot_all_sketches_are_taken_in(shelf: Shelf) -> None:
+def test_sketches_come_with_the_snapshot_and_what_was_withdrawn_since_is_forgotten(shelf: Shelf) -> None:
     path = shelf.path.with_name("index.cache")
     done = [shelf.enroll(picture(seed)) for seed in (44, 45, 46)]
     shelf.index.save(path, shelf.record)
     shelf.withdraw(done[1])
     other = Index(50)
     assert other.load(path, shelf.record)
+    assert other.sizes()["keypoints"] == 3, "before the record was asked"
     other.refresh(shelf.record)
     assert other.sizes()["keypoints"] == 2
     assert other.descriptors(banks(shelf))[0].vote(voters(picture(46).sketches[0])).votes.tolist() == [300]
@@ -300,6 +317,7 @@ def test_after_a_snapshot_all_sketches_are_taken_in(shelf: Shelf) -> None:
     shelf.index.save(path, shelf.record)
     assert same.load(path, shelf.record)
     same.refresh(shelf.record)
+    other.compact(shelf.record)
     assert same.sizes() == other.sizes(), "also where the snapshot is of the latest revision"
 
 
