@@ -142,9 +142,9 @@ def false_match_probability(signal_type: SignalType, distance_bits: int, pairs: 
 # edits and over the best candidates among other pictures of one corpus. Then the tail of the scores that
 # other pictures reach: log10 of the rate at score 0 for one pair of sketches, and its fall a point. Both
 # are printed by `benchmarks/robustness/keypoint_fit.py`; docs/accuracy.md names the corpus.
-_SCORE_WEIGHTS = np.array([1.62, 0.06, 6.36, 1.6, 0.55])
-_SCORE_BIAS = -9.63
-_SCORE_TAIL = (-6.743, 0.438)
+_SCORE_WEIGHTS = np.array([3.5, -2.513, 0.589, 6.834, 1.32, 0.528])
+_SCORE_BIAS = -10.549
+_SCORE_TAIL = (-6.846, 0.477)
 
 
 def _worst(agreement: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -161,20 +161,23 @@ def _worst(agreement: NDArray[np.float64]) -> NDArray[np.float64]:
     return worst
 
 
-WORST = 2  # of the features, where the worst place stands
+WORST = 3  # of the features, where the worst place stands
 
 
 def keypoint_features(evidence: NDArray[np.void]) -> NDArray[np.float64]:
-    """Return (n, 5): what the score of each row of EVIDENCE_DTYPE is a weighted sum of.
+    """Return (n, 6): what the score of each row of EVIDENCE_DTYPE is a weighted sum of.
 
-    The more of each the surer. How many inliers a keypoint there are, how they are spread and how
-    the edges agree in the mean say nothing more once these are known; fitted, they got weights below 0.
+    The more of each the surer, but for the spread: chance inliers lie here and there, true ones side by
+    side. What is heaped on one logo has all the rest against it. How many inliers a keypoint there are
+    and how the edges agree in the mean say nothing more once these are known.
     """
-    inliers, area, cover = (evidence[name].astype(np.float64) for name in ("inliers", "area", "cover"))
+    inliers, spread, area, cover = (
+        evidence[name].astype(np.float64) for name in ("inliers", "spread", "area", "cover")
+    )
     shown = evidence["agreement"] != NOT_SHOWN
     agreement = np.where(shown, evidence["agreement"] / 100.0, np.nan)
     worst = _worst(agreement.reshape(-1, BLOCKS_A_SIDE, BLOCKS_A_SIDE))
-    return np.stack([np.log1p(inliers), np.log1p(shown.sum(axis=1)), worst, area, cover], axis=1)
+    return np.stack([np.log1p(inliers), np.log1p(spread), np.log1p(shown.sum(axis=1)), worst, area, cover], axis=1)
 
 
 def keypoint_enough(evidence: NDArray[np.void]) -> NDArray[np.bool_]:

@@ -95,7 +95,7 @@ def evidence(*, blocks: int = 60, agreement: float = 0.8, worst: float | None = 
     return rows
 
 
-GOOD = {"inliers": 120, "blocks": 60, "agreement": 0.8, "area": 0.9, "cover": 0.9}
+GOOD = {"inliers": 120, "spread": 40, "blocks": 60, "agreement": 0.8, "area": 0.9, "cover": 0.9}
 
 
 def test_few_inliers_are_no_evidence_whatever_else_agrees() -> None:
