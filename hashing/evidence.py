@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.edges import BLOCKS, NOT_SHOWN, Floats, Map, Plane, compare, scaled
+from hashing.edges import BLOCKS, BLOCKS_A_SIDE, NOT_SHOWN, Floats, Map, Plane, compare, scaled
 from hashing.keypoints import describe, detect, places
 from hashing.signals import HASH_BITS, MAX_KEYPOINTS, SKETCH_DTYPE
 
