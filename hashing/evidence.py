@@ -19,13 +19,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.edges import BLOCKS, NOT_SHOWN, Floats, Map, Plane, compare, scaled
+from hashing.edges import BLOCKS, BLOCKS_A_SIDE, NOT_SHOWN, Floats, Map, Plane, compare, scaled
 from hashing.keypoints import describe, detect, places
 from hashing.signals import HASH_BITS, MAX_KEYPOINTS, SKETCH_DTYPE
 
 EVIDENCE_DTYPE = np.dtype(
     [
         ("inliers", "<u2"),  # one to one, counted once a place
+        ("spread", "<u2"),  # of 64 parts of the reference, how many have an inlier
         ("area", "<f4"),  # share of the reference that the query shows
         ("cover", "<f4"),  # share of the query that shows it
         ("turn_deg", "<f4"),  # by how much the copy is turned, clockwise (a mirrored one: once it is turned over)
@@ -33,7 +34,7 @@ EVIDENCE_DTYPE = np.dtype(
     ]
 )
 EVIDENCE_RANGE = {
-    "inliers": (0, MAX_KEYPOINTS), "area": (0, 1), "cover": (0, 1),
+    "inliers": (0, MAX_KEYPOINTS), "spread": (0, BLOCKS), "area": (0, 1), "cover": (0, 1),
     "turn_deg": (-180, 180), "agreement": (NOT_SHOWN, 100),
 }  # fmt: skip
 # A query's sketch, by its number, and a reference's that it may show.
@@ -110,6 +111,7 @@ class _Fit:
 
     matrix: Map
     inliers: int
+    spread: int
 
 
 def _fit(points: NDArray[np.void], reference: np.void) -> _Fit | None:
@@ -122,7 +124,9 @@ def _fit(points: NDArray[np.void], reference: np.void) -> _Fit | None:
     if found is None:
         return None
     matrix, agree = found
-    return _Fit(matrix, min(_once(target[agree], 12.0), _once(source[agree], 6.0)))
+    side = np.array([reference["width"], reference["height"]], np.float32) / BLOCKS_A_SIDE
+    spread = min(_once(target[agree] / side, 1.0), BLOCKS)
+    return _Fit(matrix, min(_once(target[agree], 12.0), _once(source[agree], 6.0)), spread)
 
 
 def _first(query: np.void, reference: np.void) -> _Fit | None:
@@ -179,7 +183,7 @@ def _mean_agreement(evidence: Evidence) -> float:
 
 def _evidence(plane: Plane, fit: _Fit, reference: np.void) -> Evidence:
     evidence = no_evidence()
-    evidence["inliers"] = fit.inliers
+    evidence["inliers"], evidence["spread"] = fit.inliers, fit.spread
     evidence["turn_deg"] = -np.degrees(np.arctan2(fit.matrix[1, 0], fit.matrix[0, 0]))
     evidence["agreement"], area = compare(plane, fit.matrix, reference)
     evidence["area"] = area

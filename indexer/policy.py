@@ -142,22 +142,24 @@ def false_match_probability(signal_type: SignalType, distance_bits: int, pairs: 
 # edits and over the best candidates among other pictures of one corpus. Then the tail of the scores that
 # other pictures reach: log10 of the rate at score 0 for one pair of sketches, and its fall a point. Both
 # are printed by `benchmarks/robustness/keypoint_fit.py`; docs/accuracy.md names the corpus.
-_SCORE_WEIGHTS = np.array([1.62, 0.06, 6.36, 1.6, 0.55])
-_SCORE_BIAS = -9.63
-_SCORE_TAIL = (-6.743, 0.438)
+_SCORE_WEIGHTS = np.array([3.328, -2.436, 7.688, 1.503])
+_SCORE_BIAS = -7.613
+_SCORE_TAIL = (-6.942, 0.508)
 
 
 def _worst(agreement: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the least mean of nine blocks in a square, (n,), of agreements (n, 8, 8) with NaN where nothing is shown.
+    """Return the least mean of nine blocks in a square, or of all, (n,): of agreements (n, 8, 8), NaN if not shown.
 
     A copy agrees everywhere but under what was laid over it; another subject before the
-    same background disagrees in one place.
+    same background disagrees in one place. A square of which too little is shown does not count.
     """
     windows = np.lib.stride_tricks.sliding_window_view(agreement, (3, 3), axis=(1, 2))
     windows = windows.reshape(len(agreement), (BLOCKS_A_SIDE - 2) ** 2, 9)
     known = np.isfinite(windows).sum(axis=2)
     mean = np.nansum(windows, axis=2) / np.maximum(known, 1)
-    worst: NDArray[np.float64] = np.where(known > 4, mean, 1.0).min(axis=1, initial=1.0)
+    shown = np.maximum(np.isfinite(agreement).sum(axis=(1, 2)), 1)
+    whole = np.nansum(agreement, axis=(1, 2)) / shown
+    worst: NDArray[np.float64] = np.minimum(np.where(known > 4, mean, 1.0).min(axis=1, initial=1.0), whole)
     return worst
 
 
@@ -165,16 +167,15 @@ WORST = 2  # of the features, where the worst place stands
 
 
 def keypoint_features(evidence: NDArray[np.void]) -> NDArray[np.float64]:
-    """Return (n, 5): what the score of each row of EVIDENCE_DTYPE is a weighted sum of.
+    """Return (n, 4): what the score of each row of EVIDENCE_DTYPE is a weighted sum of.
 
-    The more of each the surer. How many inliers a keypoint there are, how they are spread and how
-    the edges agree in the mean say nothing more once these are known; fitted, they got weights below 0.
+    The more of each the surer, but for the spread: chance inliers lie here and there, true ones side by
+    side. What is heaped on one logo has all the rest against it.
     """
-    inliers, area, cover = (evidence[name].astype(np.float64) for name in ("inliers", "area", "cover"))
-    shown = evidence["agreement"] != NOT_SHOWN
-    agreement = np.where(shown, evidence["agreement"] / 100.0, np.nan)
+    inliers, spread, area = (evidence[name].astype(np.float64) for name in ("inliers", "spread", "area"))
+    agreement = np.where(evidence["agreement"] != NOT_SHOWN, evidence["agreement"] / 100.0, np.nan)
     worst = _worst(agreement.reshape(-1, BLOCKS_A_SIDE, BLOCKS_A_SIDE))
-    return np.stack([np.log1p(inliers), np.log1p(shown.sum(axis=1)), worst, area, cover], axis=1)
+    return np.stack([np.log1p(inliers), np.log1p(spread), worst, area], axis=1)
 
 
 def keypoint_enough(evidence: NDArray[np.void]) -> NDArray[np.bool_]:

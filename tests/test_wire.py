@@ -271,7 +271,7 @@ def test_evidence_that_is_no_number_is_refused(name: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"inliers": MAX_KEYPOINTS + 1}, {"area": -0.1}, {"area": 1.1},
+    [{"inliers": MAX_KEYPOINTS + 1}, {"spread": 65}, {"area": -0.1}, {"area": 1.1},
      {"agreement": 101}, {"agreement": -101}, {"agreement": -127}, {"cover": -0.1},
      {"cover": 1.1}, {"turn_deg": 181}, {"turn_deg": -181}],
 )  # fmt: skip

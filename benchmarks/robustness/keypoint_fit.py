@@ -65,7 +65,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The candidates of one query: whether each is the picture itself, and its features (n, 5)."""
+    """The candidates of one query: whether each is the picture itself, and its features (n, 4)."""
 
     query: Query
     right: NDArray[np.bool_]
