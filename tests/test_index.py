@@ -256,7 +256,7 @@ def test_a_snapshot_holds_nothing_that_was_withdrawn(shelf: Shelf) -> None:
     again = Index(50)
     assert again.load(path, shelf.record)
     again.refresh(shelf.record)
-    other = Shelf(shelf.path, shelf.store, shelf.record, again, shelf.ledger, shelf.jobs)
+    other = Shelf(shelf.path, shelf.url, shelf.store, shelf.record, again, shelf.ledger, shelf.jobs)
     assert other.found(still(later)) == []
     assert len(other.found(still(kept))) == 1
     again.compact(shelf.record)

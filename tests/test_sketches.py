@@ -15,6 +15,7 @@ from indexer.descriptors import voters
 from indexer.enroll import Enrolled
 from indexer.errors import NothingToEnroll
 from indexer.index import Index
+from indexer.votes import MOST
 
 SHA, PDQ, KEYPOINTS = SignalType.SHA256, SignalType.PDQ, SignalType.KEYPOINTS
 
@@ -273,7 +274,7 @@ def test_a_withdrawn_sketch_is_forgotten_at_the_next_refresh(shelf: Shelf) -> No
     assert shelf.index.sizes()["keypoints"] == 1
     [searched] = shelf.index.descriptors(banks(shelf))
     assert len(searched.vote(voters(picture(41).sketches[0])).votes) == 0
-    assert searched.vote(voters(picture(42).sketches[0])).votes.tolist() == [300]
+    assert searched.vote(voters(picture(42).sketches[0])).votes.tolist() == [MOST]
 
 
 def test_of_many_sketches_the_withdrawn_are_forgotten_when_the_index_is_compacted(
@@ -311,7 +312,7 @@ def test_sketches_come_with_the_snapshot_and_what_was_withdrawn_since_is_forgott
     assert other.sizes()["keypoints"] == 3, "before the record was asked"
     other.refresh(shelf.record)
     assert other.sizes()["keypoints"] == 2
-    assert other.descriptors(banks(shelf))[0].vote(voters(picture(46).sketches[0])).votes.tolist() == [300]
+    assert other.descriptors(banks(shelf))[0].vote(voters(picture(46).sketches[0])).votes.tolist() == [MOST]
     same = Index(50)
     shelf.index.refresh(shelf.record)
     shelf.index.save(path, shelf.record)
