@@ -28,6 +28,8 @@ from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.store import Store
+from indexer.tombstones import Tombstones
+from indexer.withdrawals import Withdrawals
 from service.settings import Settings, worker_environment
 
 Original = bytes | Sequence[ReadyHash]  # lawful media, or hashes of it
@@ -41,6 +43,8 @@ class Engine:
         self.settings = settings
         self.store = Store(settings.record_url)
         self.record = Record(self.store)
+        self.tombstones = Tombstones(settings.withdrawals_path)
+        self.withdrawals = Withdrawals(self.store)
         self.ledger = Ledger(self.store)
         self.jobs = Jobs(self.store)
         self.index = Index(MIN_QUALITY)
@@ -48,8 +52,15 @@ class Engine:
         self.closer = CloserLook(self.record)
         self.enroller = Enroller(self.record, self.index)
         self.companions = CompanionEnroller(self.record)
+        self._replay_withdrawals()
         self._pool: Pool | None = None
         self._pool_lock = threading.Lock()
+
+    def _replay_withdrawals(self) -> None:
+        """Withdraw what an older store brought back, before anything is answered."""
+        known = self.tombstones.known()
+        self.withdrawals.replay(known.content_ids, known.banks)
+        self.store.keep_tombstones = self.tombstones.append
 
     def load_index(self) -> None:
         """Load the index cache, or what of it agrees with the record, and take in the rest."""

@@ -54,6 +54,9 @@ class Settings(BaseModel):
     database_url: Annotated[str, AfterValidator(_database)] = Field(
         "", description="database of the record; empty: SQLite inside home"
     )
+    withdrawals_file: Path | None = Field(
+        None, description="list of what was withdrawn, which no backup brings back; empty: inside home"
+    )
     workers: int = Field(0, ge=0, le=256, description="processes that decode; 0: one a core")
     max_body_bytes: int = Field(256 * _MIB, ge=1, description="largest upload or fetched file")
     upload_timeout_s: float = Field(300.0, gt=0, description="longest arriving of a request's body")
@@ -80,6 +83,11 @@ class Settings(BaseModel):
     def index_path(self) -> Path:
         """Where the index cache is kept."""
         return self.home / "index.cache"
+
+    @property
+    def withdrawals_path(self) -> Path:
+        """Where the list of what was withdrawn is kept."""
+        return self.withdrawals_file or self.home / "withdrawals.jsonl"
 
     @property
     def worker_count(self) -> int:
