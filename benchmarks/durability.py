@@ -24,9 +24,9 @@ from pathlib import Path
 from benchmarks import crashes
 from benchmarks.forgetful import Forgetful, absent
 from benchmarks.measure import machine
-from indexer import store
+from indexer import engines
 
-ROUNDS_A_STORE = 20
+ROUNDS_A_STORE = 10
 _PASS = 1_000_000  # seeds of one round; no two share any
 
 
@@ -105,8 +105,8 @@ def _sync(path: Path) -> None:
 def cuts(count: int, folder: Path, seed: int, synchronous: str = "FULL") -> Total:
     """Cut the power under writers; every second time what was not synced is torn."""
     if synchronous != "FULL":
-        weaker = (*store._PRAGMAS, f"PRAGMA synchronous={synchronous}")
-        setattr(store, "_PRAGMAS", weaker)  # noqa: B010  of this process and what it forks
+        weaker = (*engines._PRAGMAS, f"PRAGMA synchronous={synchronous}")
+        setattr(engines, "_PRAGMAS", weaker)  # noqa: B010  of this process and what it forks
     chance, total = random.Random(seed), Total(f"power cut, SQLite synchronous={synchronous}")
     before, revision = folder / "nothing", 0
     lines: crashes.Acks = []

@@ -27,17 +27,19 @@ class ServerFailed(Exception):
     """The service or a command of it did not do what it should have."""
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Return this process's environment with no settings of staydown but its home."""
+def environment(home: Path, **settings: str) -> dict[str, str]:
+    """Return this process's environment with no settings of staydown but its home and these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STAYDOWN_")}
-    return kept | {"STAYDOWN_HOME": str(home)}
+    given = {f"STAYDOWN_{name.upper()}": value for name, value in settings.items()}
+    return kept | {"STAYDOWN_HOME": str(home)} | given
 
 
-def staydown(home: Path, *arguments: str) -> list[dict[str, Any]]:
+def staydown(home: Path, *arguments: str, **settings: str) -> list[dict[str, Any]]:
     """Run one command with `--json` and return the objects it printed; ServerFailed unless it exits 0."""
     done = subprocess.run(
-        [str(COMMAND), *arguments, "--json"], env=environment(home), capture_output=True, text=True, check=False
-    )
+        [str(COMMAND), *arguments, "--json"], env=environment(home, **settings), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     if done.returncode:
         raise ServerFailed(f"staydown {arguments[0]} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -70,6 +72,14 @@ class Client:
     def check_hashes(self, signals: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
         """Ask for the verdict on ready-made hashes."""
         return self.request("POST", "/v1/check/hashes", json.dumps({"signals": signals}).encode(), "application/json")
+
+    def delete(self, path: str) -> None:
+        """Delete what has no body to answer with."""
+        self._connection.request("DELETE", path, headers=self._headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        if answer.status != 204:
+            raise ServerFailed(f"DELETE was answered with {answer.status}")
 
     def close(self) -> None:
         """Close the connection."""
@@ -129,13 +139,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Server]:
+def serving(home: Path, **settings: str) -> Iterator[Server]:
     """Run `staydown serve` while the block runs; ServerFailed if it does not get ready."""
-    port, log = _free_port(), home / "serve.log"
+    port = _free_port()
+    log = home / f"serve-{port}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(COMMAND), "serve", "--host", HOST, "--port", str(port)],
-            env=environment(home), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            env=environment(home, **settings), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
         )  # fmt: skip
     try:
         _wait(process, port, log)

@@ -8,6 +8,7 @@ Bit order: byte 0 is what the hex form begins with; PDQ's hex form is the one of
 reference (most significant word first), imagehash's is `str(ImageHash)`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -160,6 +161,11 @@ def no_sketches() -> Sketches:
 def no_frames() -> Frames:
     """Return zero rows of FRAME_DTYPE."""
     return np.empty(0, dtype=FRAME_DTYPE)
+
+
+def joined(parts: Sequence[Frames]) -> Frames:
+    """Return the rows of all parts as one array; for thousands of parts far faster than np.concatenate."""
+    return np.frombuffer(bytearray(b"".join([part.tobytes() for part in parts])), FRAME_DTYPE)
 
 
 class Kind(StrEnum):

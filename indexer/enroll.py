@@ -29,7 +29,7 @@ from hashing.signals import (
     SignalType,
     View,
     from_hex,
-    no_frames,
+    joined,
 )
 from indexer.banks import Bank
 from indexer.errors import NothingToEnroll
@@ -68,23 +68,31 @@ class ReadyHash:
         return number
 
 
-def _row(ready: ReadyHash) -> Frames:
-    row, code = np.zeros(1, FRAME_DTYPE), ready.code()
-    row["profile"] = ready.profile_number()
-    row["view"] = VIEWS.index(ready.view)
-    row["quality"] = MAX_QUALITY if ready.quality is None else ready.quality
-    row["timestamp_s"] = row["until_s"] = np.nan if ready.timestamp_s is None else ready.timestamp_s
-    row["hash"] = np.frombuffer(code, np.uint8).reshape(1, HASH_BYTES)
-    return row
+def _rows(ready: Sequence[ReadyHash]) -> Frames:
+    rows = np.zeros(len(ready), FRAME_DTYPE)
+    rows["profile"] = [each.profile_number() for each in ready]
+    rows["view"] = [VIEWS.index(each.view) for each in ready]
+    rows["quality"] = [MAX_QUALITY if each.quality is None else each.quality for each in ready]
+    rows["timestamp_s"] = rows["until_s"] = np.array([each.timestamp_s for each in ready], np.float64)  # None: NaN
+    rows["hash"] = np.frombuffer(b"".join([each.code() for each in ready]), np.uint8).reshape(-1, HASH_BYTES)
+    return rows
+
+
+def signals_of(groups: Sequence[Sequence[ReadyHash]]) -> list[Signal]:
+    """Return groups of ready-made hashes, each as a Signal; InvalidHash. A hash without a quality is trusted."""
+    perceptual = [[each for each in group if each.signal_type not in EXACT_BYTES] for group in groups]
+    rows, stop, signals = _rows([each for group in perceptual for each in group]), 0, []
+    for group, framed in zip(groups, perceptual, strict=True):
+        start, stop = stop, stop + len(framed)
+        exact = tuple((each.signal_type, each.code()) for each in group if each.signal_type in EXACT_BYTES)
+        sha256 = next((code.hex() for kind, code in exact if kind is SignalType.SHA256), None)
+        signals.append(Signal(Media(Kind.HASHES, sha256, frames_hashed=len(framed)), rows[start:stop], exact))
+    return signals
 
 
 def signal_of(hashes: Sequence[ReadyHash]) -> Signal:
-    """Return ready-made hashes as a Signal; InvalidHash. A hash without a quality is trusted."""
-    exact = tuple((h.signal_type, h.code()) for h in hashes if h.signal_type in EXACT_BYTES)
-    rows = [_row(h) for h in hashes if h.signal_type not in EXACT_BYTES]
-    frames = np.concatenate(rows) if rows else no_frames()
-    sha256 = next((code.hex() for kind, code in exact if kind is SignalType.SHA256), None)
-    return Signal(Media(Kind.HASHES, sha256, frames_hashed=len(rows)), frames, exact)
+    """Return ready-made hashes as one Signal; InvalidHash."""
+    return signals_of([hashes])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,35 +130,44 @@ def fingerprint(signal: Signal) -> str:
     if signal.media.sha256 is not None:
         return signal.media.sha256
     lines = sorted(f"{kind}:{code.hex()}" for kind, code in signal.exact)
-    lines += sorted(f"{int(row['profile'])}:{bytes(row['hash']).hex()}" for row in signal.frames)
+    codes, profiles = signal.frames["hash"].tobytes().hex(), signal.frames["profile"].tolist()
+    width = 2 * HASH_BYTES
+    lines += sorted(f"{profile}:{codes[width * n : width * n + width]}" for n, profile in enumerate(profiles))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _kept(signal: Signal, bank: Bank) -> NDArray[np.bool_]:
-    """Return which frames are of the types that the bank keeps, in the untransformed form."""
+def _kept(frames: Frames, bank: Bank) -> NDArray[np.bool_]:
+    """Return which rows are of the types that the bank keeps, in the untransformed form."""
     types = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
-    kept: NDArray[np.bool_] = (signal.frames["transform"] == 0) & types[signal.frames["profile"]]
+    kept: NDArray[np.bool_] = (frames["transform"] == 0) & types[frames["profile"]]
     return kept
 
 
 def wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
     """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
-    return signal.frames[_kept(signal, bank)], [pair for pair in signal.exact if pair[0] in bank.signal_types]
+    return signal.frames[_kept(signal.frames, bank)], _digests(signal, bank)
 
 
-def _new_content(submission: Submission, bank: Bank, holds: Holds) -> NewContent:
+def _digests(signal: Signal, bank: Bank) -> list[tuple[SignalType, bytes]]:
+    return [pair for pair in signal.exact if pair[0] in bank.signal_types]
+
+
+def _new_content(submission: Submission, bank: Bank, holds: Holds, kept: NDArray[np.bool_]) -> NewContent:
     """Return what of a submission is to be written; NothingToEnroll."""
     signal = submission.signal
-    rows, digests = wanted(signal, bank)
-    sketched = (signal.sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)
-    if not len(rows) and not digests and not sketched.any():
+    rows, digests, sketches, of_sketches = signal.frames[kept], _digests(signal, bank), signal.sketches, holds.sketches
+    if len(sketches):
+        sketched = (sketches["mirrored"] == 0) & (SignalType.KEYPOINTS in bank.signal_types)
+        sketches, of_sketches = sketches[sketched], of_sketches[sketched]
+    if not len(rows) and not digests and not len(sketches):
         raise NothingToEnroll
     return NewContent(
-        fingerprint(signal), signal.media, rows, digests, submission.case, submission.labels,
-        signal.sketches[sketched], holds=Holds(holds.frames[_kept(signal, bank)], holds.sketches[sketched]),
+        fingerprint(signal), signal.media, rows, digests, submission.case, submission.labels, sketches,
+        holds=Holds(holds.frames[kept], of_sketches),
     )  # fmt: skip
 
 
+_TYPE_NAMES = [profile.signal_type.value for profile in PROFILES]
 _UNSEEN = [NUMBERS[hold] for hold in (Hold.LOW_QUALITY, Hold.FEATURELESS)]
 
 
@@ -170,11 +187,10 @@ def _warnings(signal: Signal, new: NewContent, holds: Holds) -> tuple[str, ...]:
 def _counts(new: NewContent) -> dict[str, int]:
     counts: dict[str, int] = {}
     names = [kind.value for kind, _ in new.digests]
-    names += [PROFILES[int(n)].signal_type.value for n in new.frames["profile"]]
-    names += [SignalType.KEYPOINTS.value] * len(new.sketches)
+    names += [_TYPE_NAMES[number] for number in new.frames["profile"].tolist()]
     for name in names:
         counts[name] = counts.get(name, 0) + 1
-    return counts
+    return counts | ({SignalType.KEYPOINTS.value: len(new.sketches)} if len(new.sketches) else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +200,16 @@ class _Part:
     signal: Signal
     new: NewContent
     holds: Holds
+
+
+def _parts(bank: Bank, submissions: Sequence[Submission], holds: Sequence[Holds]) -> list[_Part]:
+    """Return the contents of an enrolment; what is kept is asked for all of them at once. NothingToEnroll."""
+    frames = [submission.signal.frames for submission in submissions]
+    kept = np.split(_kept(joined(frames), bank), np.cumsum([len(rows) for rows in frames])[:-1])
+    return [
+        _Part(submission.signal, _new_content(submission, bank, each, chosen), each)
+        for submission, each, chosen in zip(submissions, holds, kept, strict=True)
+    ]
 
 
 class Enroller:
@@ -205,11 +231,7 @@ class Enroller:
         holds = self.guard.holds(bank, [submission.signal for submission in submissions])
         with self._record.store.change(actor) as change:
             bank = self._record.bank_within(change, bank_name)
-            parts = [
-                _Part(submission.signal, _new_content(submission, bank, each), each)
-                for submission, each in zip(submissions, holds, strict=True)
-            ]
-            done = self._write(change, bank, parts)
+            done = self._write(change, bank, _parts(bank, submissions, holds))
         if self._index.ready:
             self._index.refresh(self._record)
         return done

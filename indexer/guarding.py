@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.signals import PERCEPTUAL, Frames, Media, Signal, SignalType, profiles_of
+from hashing.signals import PERCEPTUAL, Frames, Media, Signal, SignalType, joined, profiles_of
 from indexer.banks import Bank
 from indexer.benign import BenignSet
 from indexer.guards import (
@@ -65,7 +65,7 @@ class Guard:
         """Return what of signals is to be held in a bank; all of them are searched at once."""
         if bank.lawful or not signals:
             return [none_held(signal) for signal in signals]
-        rows = np.concatenate([signal.frames for signal in signals])
+        rows = joined([signal.frames for signal in signals])
         held = self._judge(bank, rows)
         parts = np.split(held, np.cumsum([len(signal.frames) for signal in signals])[:-1])
         return [whole_frames(signal, part) for signal, part in zip(signals, parts, strict=True)]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, insert, or_, select
+from sqlalchemy import Connection, or_, select
 
-from hashing.signals import FRAME_DTYPE, HASH_BYTES, Frames, SignalType
+from hashing.signals import FRAME_DTYPE, HASH_BYTES, Frames, SignalType, joined
+from indexer.engines import insert_rows
 from indexer.guards import Held, Hold, words
 from indexer.store import Change
 from indexer.tables import exact, signal, sketch
@@ -21,27 +22,18 @@ FREE = or_(signal.c.held.is_(None), signal.c.released)
 FREE_SKETCH = or_(sketch.c.held.is_(None), sketch.c.released)
 
 
+_COLUMNS = ("profile", "view", "quality", "timestamp_s", "until_s")
+
+
 def frames_of(rows: Sequence[Any]) -> Frames:
     """Return rows of the table `signal` as rows of FRAME_DTYPE."""
     frames = np.zeros(len(rows), FRAME_DTYPE)
     for name in ("profile", "view", "quality"):
         frames[name] = [getattr(row, name) for row in rows]
     for name in ("timestamp_s", "until_s"):
-        frames[name] = [np.nan if getattr(row, name) is None else getattr(row, name) for row in rows]
-    joined = b"".join(row.hash for row in rows)
-    frames["hash"] = np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)
+        frames[name] = np.array([getattr(row, name) for row in rows], np.float64)  # None becomes NaN
+    frames["hash"] = np.frombuffer(b"".join([row.hash for row in rows]), np.uint8).reshape(-1, HASH_BYTES)
     return frames
-
-
-def _signal_values(content_pk: int, frames: Frames, held: Held) -> Iterator[dict[str, Any]]:
-    columns = {name: frames[name].tolist() for name in ("profile", "view", "quality", "timestamp_s", "until_s")}
-    columns["held"] = words(held)
-    codes = np.ascontiguousarray(frames["hash"]).tobytes()
-    for place, values in enumerate(zip(*columns.values(), strict=True)):
-        row = dict(zip(columns, values, strict=True))
-        for name in ("timestamp_s", "until_s"):
-            row[name] = None if math.isnan(row[name]) else row[name]
-        yield row | {"content_pk": content_pk, "hash": codes[place * HASH_BYTES : (place + 1) * HASH_BYTES]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +46,23 @@ class NewHashes:
     digests: Sequence[tuple[SignalType, bytes]]
 
 
+def _signal_rows(parts: Sequence[NewHashes]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of all parts: content_pk, _COLUMNS, held, hash."""
+    frames = joined([part.frames for part in parts])
+    contents = [part.content_pk for part in parts for _ in range(len(part.frames))]
+    times = [[None if math.isnan(time) else time for time in frames[name].tolist()] for name in _COLUMNS[3:]]
+    held = words(np.concatenate([np.empty(0, np.uint8), *(part.held for part in parts)]))
+    codes = frames["hash"].tobytes()
+    hashes = [codes[start : start + HASH_BYTES] for start in range(0, len(codes), HASH_BYTES)]
+    return zip(contents, *(frames[name].tolist() for name in _COLUMNS[:3]), *times, held, hashes, strict=True)
+
+
 def add_hashes(change: Change, parts: Sequence[NewHashes]) -> None:
     """Write hashes inside a change."""
-    rows = [row for part in parts for row in _signal_values(part.content_pk, part.frames, part.held)]
-    if rows:
-        change.connection.execute(insert(signal), rows)
-    exacts = [
-        {"content_pk": part.content_pk, "signal_type": kind.value, "digest": digest}
-        for part in parts
-        for kind, digest in part.digests
-    ]
-    if exacts:
-        change.connection.execute(insert(exact), exacts)
+    exacts = [(part.content_pk, kind.value, digest) for part in parts for kind, digest in part.digests]
+    names = ("content_pk", *_COLUMNS, "held", "hash")
+    insert_rows(change.connection, signal, names, list(_signal_rows(parts)))
+    insert_rows(change.connection, exact, ("content_pk", "signal_type", "digest"), exacts)
 
 
 def hashes_of(

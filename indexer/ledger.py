@@ -12,7 +12,7 @@ from sqlalchemy import Select, Text, cast, func, insert, select, type_coerce, up
 from sqlalchemy.types import NullType
 
 from indexer.errors import UnknownContent
-from indexer.store import Store, entry_digest, now
+from indexer.store import Change, Store, entry_digest, now
 from indexer.tables import api_key, audit, idempotency
 
 _PREFIX = "sd"
@@ -67,6 +67,15 @@ def _detail(text: str) -> dict[str, Any]:
     return found
 
 
+def _new_key(change: Change, role: str, name: str) -> tuple[Key, str]:
+    key_id = f"k_{secrets.token_hex(6)}"
+    text = f"{_PREFIX}_{key_id[2:]}_{secrets.token_urlsafe(32)}"
+    made = {"key_id": key_id, "role": role, "name": name, "created_at": now()}
+    change.connection.execute(insert(api_key).values(digest=_digest(text), **made))
+    change.log("key.create", key_id, role=role)
+    return Key(revoked_at=None, **made), text
+
+
 class Ledger:
     """Keys, audit and idempotency in one store."""
 
@@ -77,17 +86,16 @@ class Ledger:
 
     def create_key(self, role: str, *, name: str = "", actor: str) -> tuple[Key, str]:
         """Make a key; the text is returned this once and never stored."""
-        key_id = f"k_{secrets.token_hex(6)}"
-        text = f"{_PREFIX}_{key_id[2:]}_{secrets.token_urlsafe(32)}"
         with self._store.change(actor, counted=False) as change:
-            made = {"key_id": key_id, "role": role, "name": name, "created_at": now()}
-            change.connection.execute(insert(api_key).values(digest=_digest(text), **made))
-            change.log("key.create", key_id, role=role)
-        return Key(revoked_at=None, **made), text
+            return _new_key(change, role, name)
 
     def create_first_key(self, role: str) -> str | None:
         """Make a key if the store has none at all; returns its text."""
-        return None if self.keys() else self.create_key(role, name="first start", actor="serve")[1]
+        if self.keys():
+            return None
+        with self._store.change("serve", counted=False) as change:  # of several that start at once, one makes it
+            found = change.connection.execute(select(api_key.c.key_id).limit(1)).first()
+            return _new_key(change, role, "first start")[1] if found is None else None
 
     def keys(self) -> tuple[Key, ...]:
         """Return all keys, revoked ones too, in order of creation."""

@@ -5,13 +5,14 @@ above this file writes SQL (`sketches`, `companions`, `jobs` and `ledger` hold t
 tables). Companions of contents are rows like these, but are never found, listed or counted.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
 
 from hashing.signals import (
     EXACT_BYTES,
@@ -26,6 +27,7 @@ from hashing.signals import (
 )
 from indexer.banks import LIVE, Banks
 from indexer.companions import CompanionBook
+from indexer.engines import insert_rows
 from indexer.errors import UnknownContent
 from indexer.guards import Holds
 from indexer.hashes import FREE, NewHashes, add_hashes, frames_of, hashes_of
@@ -110,14 +112,17 @@ def _new_hashes(content_pk: int, new: NewContent, chosen: NDArray[np.bool_] | sl
     return NewHashes(content_pk, new.frames[chosen], held[chosen], [pair for pair in new.digests if pair not in known])
 
 
-def _content_values(change: Change, bank_pk: int, new: NewContent) -> dict[str, Any]:
+_NEW = ("content_id", "bank_pk", "fingerprint", "kind", "revision", "width", "height", "enabled", "duration_s",
+        "frames_hashed", "case_ref", "labels", "created_at", "lawful_of")  # fmt: skip
+
+
+def _content_row(change: Change, bank_pk: int, new: NewContent, content_id: str, at: str) -> tuple[Any, ...]:
+    """Return a content's row: the values of _NEW."""
     media = new.media
-    return {
-        "content_id": new_id("c"), "bank_pk": bank_pk, "fingerprint": new.fingerprint, "kind": media.kind.value,
-        "revision": change.revision, "width": media.width, "height": media.height, "enabled": True,
-        "duration_s": media.duration_s, "frames_hashed": media.frames_hashed, "case_ref": new.case,
-        "labels": list(new.labels), "created_at": now(), "lawful_of": new.lawful_of,
-    }  # fmt: skip
+    return (
+        content_id, bank_pk, new.fingerprint, media.kind.value, change.revision, media.width, media.height, True,
+        media.duration_s, media.frames_hashed, new.case, json.dumps(list(new.labels)), at, new.lawful_of,
+    )  # fmt: skip
 
 
 class Record(Banks):
@@ -141,12 +146,13 @@ class Record(Banks):
 
     def add_contents(self, change: Change, bank_pk: int, news: Sequence[NewContent]) -> dict[str, Known]:
         """Write contents of different fingerprints, with their hashes, inside a change."""
-        if not news:
-            return {}
-        columns = (content.c.fingerprint, content.c.content_pk, content.c.content_id)
-        values = [_content_values(change, bank_pk, new) for new in news]
-        rows = change.connection.execute(insert(content).returning(*columns), values)
-        added = {row.fingerprint: Known(row.content_pk, row.content_id) for row in rows}
+        at = now()
+        rows = [_content_row(change, bank_pk, new, new_id("c"), at) for new in news]
+        insert_rows(change.connection, content, _NEW, rows)
+        mine = select(content.c.fingerprint, content.c.content_pk, content.c.content_id).where(
+            content.c.bank_pk == bank_pk, content.c.revision == change.revision
+        )
+        added = {mark: Known(pk, content_id) for mark, pk, content_id in change.connection.execute(mine)}
         add_hashes(change, [_new_hashes(added[new.fingerprint].content_pk, new) for new in news])
         for new in news:
             self.sketches.add(change, added[new.fingerprint].content_pk, new.sketches, new.holds)
@@ -279,15 +285,18 @@ class Record(Banks):
         What is held is left out; what is released comes with a key of its own.
         There is no upper bound: it would skip the older hashes of a content that is just
         being completed, behind which the reader then never looks again.
+        Of what is new the order is that of an expression: for the key's own PostgreSQL walks its
+        index and compares each hash with each new content, as long as it takes both for few.
         """
+        order = signal.c.signal_pk + 0 if revision else signal.c.signal_pk
         query = (
             select(signal)
             .join(content, content.c.content_pk == signal.c.content_pk)
             .where(content.c.revision > revision, content.c.lawful_of.is_(None), FREE)
-            .order_by(signal.c.signal_pk)
+            .order_by(order)
         )
         query = query if bank_pks is None else query.where(content.c.bank_pk.in_(bank_pks))
-        with self.store.read() as connection:
+        with self.store.stream() as connection:
             result = connection.execution_options(yield_per=50_000).execute(query)
             for rows in result.partitions():
                 yield np.array([row.signal_pk for row in rows], np.int64), frames_of(rows)
@@ -299,7 +308,7 @@ class Record(Banks):
 
     def signal_keys(self) -> NDArray[np.int64]:
         """Return the keys of all hashes of frames that can be found."""
-        with self.store.read() as connection:
+        with self.store.stream() as connection:
             query = select(signal.c.signal_pk).where(FREE)
             result = connection.execution_options(yield_per=50_000).execute(query)
             parts = [np.fromiter(part, np.int64, len(part)) for part in result.scalars().partitions()]

@@ -55,8 +55,10 @@ class SketchBook:
     @staticmethod
     def add(change: Change, content_pk: int, sketches: Sketches, holds: Holds | None = None) -> None:
         """Write a content's sketches inside a change, unless it has some already. `holds`: see NewContent."""
+        if not len(sketches):
+            return
         known = select(func.count()).select_from(sketch).where(sketch.c.content_pk == content_pk)
-        if not len(sketches) or change.connection.execute(known).scalar_one():
+        if change.connection.execute(known).scalar_one():
             return
         reasons = [None] * len(sketches) if holds is None else words(holds.sketches)
         values = [
@@ -80,7 +82,7 @@ class SketchBook:
             .where(sketch.c.sketch_pk > sketch_pk, FREE_SKETCH)
             .order_by(sketch.c.sketch_pk)
         )
-        with self._store.read() as connection:
+        with self._store.stream() as connection:
             for rows in connection.execution_options(yield_per=_BATCH).execute(query).partitions():
                 yield NewSketches(
                     np.array([row.sketch_pk for row in rows], np.int64),

@@ -1,21 +1,17 @@
-"""Opens the database that holds the record: engine, durability, migrations, transactions.
+"""The opened database that holds the record: migrations, revisions, transactions.
 
-SQLite runs in WAL mode with synchronous=FULL: with NORMAL or OFF a power cut loses
-acknowledged rows. secure_delete overwrites what a withdrawal removes. Every change adds
-one to the store's revision by its first statement, so that changes are ordered by their
-commits, and appends to the audit log. The driver's own transactions are not used: they
-commit each CREATE TABLE by itself, and a process killed at its first start would leave
-half a database behind.
+Every change adds one to the store's revision by its first statement. That statement locks
+the one row of `state` until the commit, on SQLite and on PostgreSQL: so changes are ordered
+by their commits, keys are given out in that order, and nothing can commit late behind a
+reader. Every change appends to the audit log.
 """
 
-import fcntl
 import hashlib
 import json
 import secrets
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,22 +20,24 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, select, update
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from indexer.engines import (
+    CHANNEL,
+    CONNECTIONS,
+    alone,
+    insert_rows,
+    is_server,
+    listening,
+    open_engine,
+    read_engine,
+    truncate_log,
+)
 from indexer.errors import StoreBroken
 from indexer.tables import audit, state
 
-_BUSY_TIMEOUT = "PRAGMA busy_timeout=30000"
-_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA secure_delete=ON",
-    _BUSY_TIMEOUT,
-)
-_CHECKPOINT_MS = 500
+Nudges = Callable[[float], bool]  # waits so many seconds for one; says whether it came
 
 
 def now() -> str:
@@ -52,58 +50,14 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # the driver begins nothing; _begin does
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _file(url: URL) -> Path | None:
-    """Return where an embedded database lies; None for a server's, and for one in memory."""
-    embedded = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
-    return Path(str(url.database)) if embedded else None
-
-
-def _engine(database_url: str) -> Engine:
-    url = make_url(database_url)
-    if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    pool = {"pool_size": 16, "max_overflow": 16} if _file(url) else {}  # in memory: one a thread
-    engine = create_engine(url, **pool)
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-@contextmanager
-def _alone(database_url: str) -> Iterator[None]:
-    """Let one process at a time create or migrate an embedded database."""
-    path = _file(make_url(database_url))
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with Path(f"{path}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        path.touch(mode=0o600)
-        yield
-
-
-def _migrate(engine: Engine) -> None:
+def _migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        if connection.execute(select(state.c.revision)).first() is None:
-            first = {"state_pk": 1, "revision": 0, "store_id": secrets.token_hex(16), "audit_digest": b""}
-            connection.execute(insert(state).values(first))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    if connection.execute(select(state.c.revision)).first() is None:
+        first = {"state_pk": 1, "revision": 0, "store_id": secrets.token_hex(16), "audit_digest": b""}
+        connection.execute(insert(state).values(first))
 
 
 @dataclass(slots=True)
@@ -122,13 +76,15 @@ class Change:
         self.entries.append((action, target, detail))
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr).encode
+
+
 def entry_digest(previous: bytes, entry: dict[str, Any]) -> bytes:
     """Return the link of the audit chain: SHA-256 of the link before and the entry as canonical JSON.
 
     What is no JSON (`repr`) was not written by us, and breaks the chain.
     """
-    text = json.dumps(entry, sort_keys=True, separators=(",", ":"), default=repr)
-    return hashlib.sha256(previous + text.encode()).digest()
+    return hashlib.sha256(previous + _canonical(entry).encode()).digest()
 
 
 class Store:
@@ -136,15 +92,24 @@ class Store:
 
     keep_tombstones: Callable[[Sequence[dict[str, Any]]], None] = staticmethod(lambda _: None)
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, connections: int = CONNECTIONS) -> None:
         """Open, create or migrate it; StoreBroken if that cannot be done."""
         self._writing = threading.Lock()
         try:
-            self.engine = _engine(database_url)
-            with _alone(database_url):
-                _migrate(self.engine)
-        except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
+            with ExitStack() as undo:
+                self.engine = open_engine(database_url, connections)
+                undo.callback(self.engine.dispose)
+                with alone(self.engine) as connection:
+                    _migrate(connection)
+                undo.pop_all()
+        except ImportError as error:
+            raise StoreBroken(f"the store's driver is not installed: {error.name}, see the extra `postgres`") from error
+        except (SQLAlchemyError, CommandError, OSError) as error:
             raise StoreBroken(f"the store cannot be opened: {type(error).__name__}") from error
+        self._reading = read_engine(self.engine)
+        self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        self.gives_nudges = is_server(self.engine)
+        self._nudge = (func.pg_notify(CHANNEL, ""),) if self.gives_nudges else ()  # sent by the commit
 
     def revision(self) -> int:
         """Return the number of changes so far."""
@@ -167,11 +132,32 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Give a connection to read with."""
+        with self._readable(self._reading) as connection:
+            yield connection
+
+    @contextmanager
+    def stream(self) -> Iterator[Connection]:
+        """Give a connection to read with `yield_per`, which PostgreSQL does in a transaction alone."""
+        with self._readable(self.engine) as connection:
+            yield connection
+
+    @staticmethod
+    @contextmanager
+    def _readable(engine: Engine) -> Iterator[Connection]:
         try:
-            with self.engine.connect() as connection:
+            with engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise StoreBroken(f"the store cannot be read: {type(error).__name__}") from error
+
+    @contextmanager
+    def listening(self) -> Iterator[Nudges]:
+        """Give what waits for a nudge that the store has changed; StoreBroken. PostgreSQL alone gives nudges."""
+        try:
+            with listening(self.engine) as connection:
+                yield lambda timeout_s: any(True for _ in connection.notifies(timeout=timeout_s, stop_after=1))
+        except (SQLAlchemyError, self._driver_error) as error:
+            raise StoreBroken(f"the store cannot be listened to: {type(error).__name__}") from error
 
     @contextmanager
     def change(self, actor: str, *, counted: bool = True) -> Iterator[Change]:
@@ -185,31 +171,19 @@ class Store:
             with self._writing, self.engine.begin() as connection:
                 step = 1 if counted else 0
                 bump = update(state).values(revision=state.c.revision + step)
-                row = connection.execute(bump.returning(state.c.revision, state.c.audit_digest)).one()
+                nudge = self._nudge if counted else ()
+                row = connection.execute(bump.returning(state.c.revision, state.c.audit_digest, *nudge)).one()
                 change = Change(connection, int(row.revision), bytes(row.audit_digest), actor)
                 yield change
                 self._append(change)
                 if change.gone:
                     self.keep_tombstones(change.gone)
             if change.gone:
-                self._truncate_log()
+                truncate_log(self.engine)
         except IntegrityError:  # the caller knows which rule was broken
             raise
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, self._driver_error) as error:
             raise StoreBroken(f"the store cannot be written: {type(error).__name__}") from error
-
-    def _truncate_log(self) -> None:
-        """Empty SQLite's write-ahead log; if readers are in the way, the next erasure or the last close does it."""
-        if self.engine.dialect.name != "sqlite":
-            return
-        with suppress(SQLAlchemyError, sqlite3.Error), closing(self.engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            cursor.execute(f"PRAGMA busy_timeout={_CHECKPOINT_MS}")
-            try:
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                cursor.fetchall()
-            finally:
-                cursor.execute(_BUSY_TIMEOUT)
 
     @staticmethod
     def _append(change: Change) -> None:
@@ -217,12 +191,13 @@ class Store:
             return
         last = int(change.connection.execute(select(func.coalesce(func.max(audit.c.seq), 0))).scalar_one())
         link, at, rows = change.link, now(), []
+        names = ("seq", "at", "actor", "action", "target", "detail", "revision", "digest")
         for seq, (action, target, detail) in enumerate(change.entries, start=last + 1):
             entry = {"at": at, "actor": change.actor, "action": action, "target": target,
                      "detail": detail, "revision": change.revision}  # fmt: skip
             link = entry_digest(link, entry)
-            rows.append(entry | {"seq": seq, "digest": link})
-        change.connection.execute(insert(audit), rows)
+            rows.append((seq, at, change.actor, action, target, json.dumps(detail), change.revision, link))
+        insert_rows(change.connection, audit, names, rows)
         change.connection.execute(update(state).values(audit_digest=link))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
-from indexer.errors import StoreBroken
+from indexer.errors import IndexNotReady, StoreBroken
 from service import api, problems, rescans, schemas
 from service.auth import Permission, requires
 from service.engine import Engine
@@ -20,6 +20,7 @@ from service.fetch import Fetcher
 from service.logs import log
 from service.metrics import Metrics
 from service.middleware import Gate, Observed
+from service.problems import STATUS
 from service.settings import Settings
 
 VERSION = "0.1.0"
@@ -41,6 +42,7 @@ def _load(engine: Engine, ended: threading.Event) -> None:
         except StoreBroken as error:
             log().error("index not loaded", code=error.word)
             ended.wait(1.0)
+    engine.watch.start()
     log().info("index ready", revision=engine.index.revision, hashes=len(engine.index))
 
 
@@ -58,6 +60,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     ended.set()
     app.state.rescans.stop()
+    engine.watch.stop()
     engine.save_index()
     engine.close()
     log().info("stopped")
@@ -69,17 +72,20 @@ async def live() -> dict[str, str]:
 
 
 async def ready(request: Request) -> Response:
-    """Tell whether checks are answered: 200, or 503 while the index is loading."""
+    """Tell whether checks are answered: 200, or 503 while the index is loading or out of date."""
     engine = api.engine_of(request)
-    body = {"status": "ready" if engine.index.ready else "loading", "bank_revision": engine.index.revision,
-            "hashes": engine.index.sizes()}  # fmt: skip
-    return JSONResponse(body, 200 if engine.index.ready else 503)
+    status = ("ready" if engine.current else "stale") if engine.index.ready else "loading"
+    body = {"status": status, "bank_revision": engine.index.revision, "hashes": engine.index.sizes()}
+    if status == "ready":
+        return JSONResponse(body)
+    return JSONResponse(body | {"code": IndexNotReady.code}, STATUS[IndexNotReady.code])
 
 
 async def metrics(request: Request) -> Response:
     """Show metrics in Prometheus' text format."""
     found, engine = request.app.state.metrics, api.engine_of(request)
     found.revision.set(engine.index.revision)
+    found.age.set(engine.watch.age_s)
     for kind, count in engine.index.sizes().items():
         found.hashes.labels(kind).set(count)
     return Response(found.text(), media_type="text/plain; version=0.0.4")

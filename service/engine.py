@@ -18,7 +18,7 @@ from hashing.sandbox import Opened, Pool
 from hashing.signals import Signal, SignalType
 from indexer.closer import CloserLook, spans
 from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
-from indexer.errors import UnknownContent
+from indexer.errors import StoreBroken, UnknownContent
 from indexer.guards import Hold
 from indexer.index import Index
 from indexer.jobs import Jobs
@@ -29,8 +29,18 @@ from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.store import Store
 from indexer.tombstones import Tombstones
+from indexer.watch import Watch
 from indexer.withdrawals import Withdrawals
+from service.logs import log
 from service.settings import Settings, worker_environment
+
+
+def _tell(error: StoreBroken | None) -> None:
+    if error is None:
+        log().info("store reached again")
+    else:
+        log().error("store not reached", code=error.word, error=str(error))
+
 
 Original = bytes | Sequence[ReadyHash]  # lawful media, or hashes of it
 
@@ -41,13 +51,14 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         """Open or create the store; StoreBroken. The index is loaded by `load_index`."""
         self.settings = settings
-        self.store = Store(settings.record_url)
+        self.store = Store(settings.record_url, settings.database_connections)
         self.record = Record(self.store)
         self.tombstones = Tombstones(settings.withdrawals_path)
         self.withdrawals = Withdrawals(self.store)
         self.ledger = Ledger(self.store)
         self.jobs = Jobs(self.store)
         self.index = Index(MIN_QUALITY)
+        self.watch = Watch(self.record, self.index, _tell)
         self.matcher = Matcher(self.record, self.index)
         self.closer = CloserLook(self.record)
         self.enroller = Enroller(self.record, self.index)
@@ -74,8 +85,13 @@ class Engine:
         try:
             self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.index.save(self.settings.index_path, self.record)
-        except OSError:
+        except (OSError, StoreBroken):
             return
+
+    @property
+    def current(self) -> bool:
+        """Whether the index is loaded, and was compared with the store recently enough to answer from."""
+        return self.index.ready and self.watch.age_s <= self.settings.max_staleness_s
 
     @property
     def pool(self) -> Pool:
@@ -207,7 +223,8 @@ class Engine:
             return file.read(self.settings.max_body_bytes + 1)
 
     def close(self) -> None:
-        """End the workers and close the store."""
+        """End the watch and the workers, and close the store."""
+        self.watch.stop()
         if self._pool is not None:
             self._pool.close()
         self.store.close()

@@ -20,6 +20,9 @@ class Metrics:
         self.errors = Counter("staydown_errors", "Errors answered, by their code", ["code"], registry=self.registry)
         self.in_flight = Gauge("staydown_media_in_flight", "Media requests under way", registry=self.registry)
         self.hashes = Gauge("staydown_index_hashes", "Searchable hashes", ["signal_type"], registry=self.registry)
+        self.age = Gauge(
+            "staydown_index_age_seconds", "Time since the index was known to be current", registry=self.registry
+        )
         self.revision = Gauge("staydown_index_revision", "Revision the index is at", registry=self.registry)
 
     def text(self) -> bytes:

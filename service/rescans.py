@@ -115,7 +115,7 @@ async def submit(request: Request, response: Response, key: Key = requires(Permi
 
 @router.get("/{rescan_id}")
 async def show(
-    request: Request, rescan_id: str, cursor: Annotated[int, Query(ge=-1, le=schemas.MAX_ITEMS)] = -1,
+    request: Request, rescan_id: schemas.Text, cursor: Annotated[int, Query(ge=-1, le=schemas.MAX_ITEMS)] = -1,
     key: Key = requires(Permission.CHECK),
 ) -> schemas.RescanOut:  # fmt: skip
     """Show a rescan's progress and a page of its results; only to the key that asked for it, and to admins."""

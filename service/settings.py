@@ -57,6 +57,13 @@ class Settings(BaseModel):
     withdrawals_file: Path | None = Field(
         None, description="list of what was withdrawn, which no backup brings back; empty: inside home"
     )
+    database_connections: int = Field(
+        16, ge=2, le=1000, description="most connections to PostgreSQL, and one to listen"
+    )
+    max_staleness_s: float = Field(
+        10.0, gt=0, description="longest time since the index was compared with the store; then checks get 503"
+    )
+    min_revision_wait_s: float = Field(2.0, ge=0, description="longest wait for a request's Staydown-Min-Revision")
     workers: int = Field(0, ge=0, le=256, description="processes that decode; 0: one a core")
     max_body_bytes: int = Field(256 * _MIB, ge=1, description="largest upload or fetched file")
     upload_timeout_s: float = Field(300.0, gt=0, description="longest arriving of a request's body")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from postgres import Postgres
 
 from hashing.errors import Reason
 from hashing.signals import (
@@ -47,7 +48,8 @@ NAN = float("nan")
 class Shelf:
     """What an Engine holds, without HTTP and without workers. Its first bank is `b`."""
 
-    path: Path
+    path: Path  # of the database, if it is a file; its folder is the test's in any case
+    url: str
     store: Store
     record: Record
     index: Index
@@ -82,21 +84,53 @@ def url(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Shelf]:
-    """Open or create the store in a file; bank `b` is made if there is none."""
-    store = Store(url(path))
+def opened(where: Path | str, path: Path = Path("nowhere")) -> Iterator[Shelf]:
+    """Open or create the store in a file or at an address; bank `b` is made if there is none."""
+    address, path = (where, path) if isinstance(where, str) else (url(where), where)
+    store = Store(address)
     try:
         record, index = Record(store), Index(MIN_QUALITY)
         if not record.bank_names():
             record.create_bank("b", actor="test")
         index.refresh(record)
-        yield Shelf(path, store, record, index, Ledger(store), Jobs(store))
+        yield Shelf(path, address, store, record, index, Ledger(store), Jobs(store))
     finally:
         store.close()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an empty store, on each kind of database in turn."""
+    if request.param == "sqlite":
+        yield url(tmp_path / "staydown.db")
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    address = server.new_database()
+    yield address
+    server.drop(address)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def blank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An address at which there is no store yet."""
+    if request.param == "sqlite":
+        yield url(tmp_path / "new" / "staydown.db")
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    address = server.empty_database()
+    yield address
+    server.drop(address)
+
+
 @pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
+def shelf(database: str, tmp_path: Path) -> Iterator[Shelf]:
+    with opened(database, tmp_path / "staydown.db") as made:
+        yield made
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Shelf]:
+    """A shelf on SQLite, for what only SQLite does or has."""
     with opened(tmp_path / "staydown.db") as made:
         yield made
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import corpus, demo, end_to_end, false_matches, hashing, measure, report, run, search
+from benchmarks import corpus, demo, end_to_end, false_matches, freshness, hashing, measure, report, run, search
 from benchmarks.corpus import Picture
 from benchmarks.server import ServerFailed, environment, serving, staydown
 
@@ -213,3 +213,13 @@ def test_a_run_writes_a_page_and_a_document(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["run", "--compare", str(tmp_path / "old.json")])
     assert run.main() == 1
     assert len(json.loads((tmp_path / "latest.json").read_text())["regressions"]) == 3
+
+
+def test_freshness_tells_how_soon_a_change_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness, "QUIET_S", 0.5)
+    lines = list(freshness.run(tmp_path, 500, 20, 3, {}))
+    assert lines[0].startswith("500 hashes imported in ")
+    rows = {line.split(" | ")[0]: line.split(" | ")[1] for line in lines if line.startswith("| ")}
+    assert rows["| enrolled → found"] == rows["| withdrawn → gone"] == "3"
+    assert len(rows) == 5
+    assert lines[-1].endswith("refused or wrong: 0")

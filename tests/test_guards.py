@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from serving import Api, Local
-from shelf import Shelf, bare, codes, film, flipped, frames, opened, sketched, still, url
+from shelf import Shelf, bare, codes, film, flipped, frames, opened, sketched, still
 
 from benchmarks import corpus, generic_frames
 from hashing.hasher import Plan, hash_media
@@ -286,7 +286,7 @@ def test_a_release_is_found_everywhere_and_can_be_taken_back(lawful: Shelf) -> N
     content = lawful.content(done)
     assert lawful.record.holds.counts(content.content_pk) == {"benign": 2}
     sketches = lambda: lawful.index.sizes()["keypoints"]  # noqa: E731
-    with opened(lawful.path) as other:
+    with opened(lawful.url) as other:
         assert (lawful.found(still(code), "b"), other.found(still(code), "b"), sketches()) == ([], [], 0)
         for _ in range(2):
             before = len(lawful.index)
@@ -412,7 +412,7 @@ def test_the_list_of_held_frames_is_bounded(shelf: Shelf) -> None:
 def test_a_store_of_the_version_before_holds_nothing(shelf: Shelf) -> None:
     """What was enrolled before there were guards has no reason beside it, and is found."""
     done = shelf.enroll(still(codes(17, 1)[0]))
-    store = Store(url(shelf.path))
+    store = Store(shelf.url)
     try:
         index = Index(MIN_QUALITY)
         index.refresh(Record(store))

@@ -80,9 +80,8 @@ def test_a_library_has_one_owner(library: str, owners: set[str]) -> None:
 
 
 def test_sql_is_in_the_record_alone() -> None:
-    names = ("store", "tables", "banks", "record", "hashes", "sketches", "companions", "holds", "ledger", "jobs",
-             "withdrawals", "backup", "erasure")  # fmt: skip
-    owners = {f"indexer/{name}.py" for name in names}
+    names = ("engines", "store", "tables", "banks", "record", "hashes", "sketches", "companions", "holds", "ledger")
+    owners = {f"indexer/{name}.py" for name in (*names, "jobs", "withdrawals", "backup", "erasure")}
     assert {name for name in users("sqlalchemy") if not name.startswith("indexer/migrations/")} <= owners
 
 

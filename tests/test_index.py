@@ -220,7 +220,7 @@ def test_frames_without_features_never_match(shelf: Shelf, quality: int) -> None
 
 def test_another_process_s_view_follows_at_once(shelf: Shelf) -> None:
     code = codes(15, 1)[0]
-    with opened(shelf.path) as other:
+    with opened(shelf.url) as other:
         done = shelf.enroll(still(code))
         assert other.found(still(code)) == [done.content_id]
         other.withdraw(done)
@@ -234,13 +234,13 @@ WRITER = """
 import sys
 from pathlib import Path
 from shelf import codes, opened, still
-with opened(Path(sys.argv[1])) as shelf:
+with opened(sys.argv[1]) as shelf:
     print(shelf.enroll(still(codes(16, 1)[0])).content_id)
 """
 
 
 def test_a_real_other_process_is_seen(shelf: Shelf) -> None:
-    content_id = ended(run(WRITER, shelf.path)).strip()
+    content_id = ended(run(WRITER, shelf.url)).strip()
     assert shelf.found(still(codes(16, 1)[0])) == [content_id]
 
 
@@ -385,22 +385,22 @@ def copied(database: Path, to: Path) -> None:
     target.close()
 
 
-def test_a_snapshot_of_the_future_is_refused(shelf: Shelf, tmp_path: Path) -> None:
-    copied(shelf.path, tmp_path / "backup.db")
-    path = filled(shelf)
+def test_a_snapshot_of_the_future_is_refused(embedded: Shelf, tmp_path: Path) -> None:
+    copied(embedded.path, tmp_path / "backup.db")
+    path = filled(embedded)
     with opened(tmp_path / "backup.db") as older:
-        assert older.store.store_id() == shelf.store.store_id()
+        assert older.store.store_id() == embedded.store.store_id()
         assert not Index(50).load(path, older.record)
 
 
-def test_a_snapshot_of_a_history_that_was_replaced_by_a_backup_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_snapshot_of_a_history_that_was_replaced_by_a_backup_is_refused(embedded: Shelf, tmp_path: Path) -> None:
     """The backup has gone on to the same revision, with other hashes under the same keys."""
-    copied(shelf.path, tmp_path / "backup.db")
-    path = filled(shelf)
+    copied(embedded.path, tmp_path / "backup.db")
+    path = filled(embedded)
     with opened(tmp_path / "backup.db") as restored:
         for code in codes(25, 40):
             restored.enroll(still(code))
-        assert restored.store.revision() > shelf.store.revision()
+        assert restored.store.revision() > embedded.store.revision()
         assert not Index(50).load(path, restored.record)
         again = Index(50)
         shutil.copy(path, tmp_path / "kept")

@@ -43,14 +43,14 @@ def test_items_are_worked_off_in_order_and_results_come_in_pages(shelf: Shelf) -
     assert {(item.rescan_id, item.number) for item in shelf.jobs.pending(9)} == {(first, 0), (second, 0), (second, 1)}
 
 
-def test_what_was_asked_is_forgotten_once_it_is_answered(shelf: Shelf) -> None:
-    rescan_id = shelf.jobs.submit(requests(1), None, key_id="k")
-    item = shelf.jobs.pending(1)[0]
+def test_what_was_asked_is_forgotten_once_it_is_answered(embedded: Shelf) -> None:
+    rescan_id = embedded.jobs.submit(requests(1), None, key_id="k")
+    item = embedded.jobs.pending(1)[0]
     assert item.request["signals"][0]["hash"] == CODE
-    shelf.jobs.finish(item, result("no_match"))
-    assert shelf.jobs.results(rescan_id, after=-1, limit=1)[0].request == {"id": "item 0"}
-    shelf.store.close()
-    data = b"".join(file.read_bytes() for file in shelf.path.parent.glob("staydown.db*"))
+    embedded.jobs.finish(item, result("no_match"))
+    assert embedded.jobs.results(rescan_id, after=-1, limit=1)[0].request == {"id": "item 0"}
+    embedded.store.close()
+    data = b"".join(file.read_bytes() for file in embedded.path.parent.glob("staydown.db*"))
     assert CODE.encode() not in data
     assert b"item 0" in data
 
@@ -75,7 +75,7 @@ def test_the_first_result_stays(shelf: Shelf) -> None:
 def test_a_restart_goes_on(shelf: Shelf) -> None:
     rescan_id = shelf.jobs.submit(requests(4), None, key_id="k")
     shelf.jobs.finish(shelf.jobs.pending(1)[0], result("match"))
-    with opened(shelf.path) as later:
+    with opened(shelf.url) as later:
         jobs = Jobs(later.store)
         assert [item.number for item in jobs.pending(10)] == [1, 2, 3]
         for item in jobs.pending(10):

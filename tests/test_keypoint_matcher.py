@@ -5,7 +5,7 @@ In process, but through the worker that holds the media, as a check over HTTP go
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 
@@ -402,14 +402,14 @@ from hashing.media import Sampling
 from hashing.signals import SignalType
 
 plan = Plan(Sampling.DENSE, frozenset({SignalType.KEYPOINTS, SignalType.PDQ}))
-with opened(Path(sys.argv[1])) as shelf:
+with opened(sys.argv[1]) as shelf:
     print(shelf.enroll(hash_media(corpus.jpeg(corpus.picture(int(sys.argv[2])), 92), plan)).content_id)
 """
 
 
 def test_what_another_process_enrolls_is_found_at_once(desk: Desk) -> None:
     assert desk.check(cropped(6)).verdict is NO_MATCH
-    content_id = ended(run(ENROLLING, desk.shelf.path, 6)).strip()
+    content_id = ended(run(ENROLLING, desk.shelf.url, 6)).strip()
     assert desk.found(cropped(6)) == [content_id]
 
 
@@ -418,8 +418,7 @@ def restarted(desk: Desk, load: Callable[[Index], object]) -> Desk:
     index = Index(desk.shelf.index.min_quality)
     load(index)
     index.refresh(desk.shelf.record)
-    other = Shelf(desk.shelf.path, desk.shelf.store, desk.shelf.record, index, desk.shelf.ledger, desk.shelf.jobs)
-    return Desk(other, desk.pool)
+    return Desk(replace(desk.shelf, index=index), desk.pool)
 
 
 def test_sketches_are_searched_after_a_restart_with_the_snapshot_and_without(desk: Desk) -> None:

@@ -140,7 +140,8 @@ def test_what_is_added_is_logged_without_a_hash(shelf: Shelf) -> None:
     lawful = companion(shelf, done, still(codes(2, 1)[0]), everywhere)
     assert shelf.ledger.verify()[1] is None
     with shelf.store.read() as connection:
-        said = connection.exec_driver_sql("SELECT action, target, detail FROM audit ORDER BY seq DESC LIMIT 1").one()
+        entries = "SELECT action, target, CAST(detail AS TEXT) FROM audit ORDER BY seq DESC LIMIT 1"
+        said = connection.exec_driver_sql(entries).one()
     assert said[:2] == ("content.companion", done.content_id)
     assert lawful in said[2]
     assert '"contrasts":1' in said[2].replace(" ", "")

@@ -215,3 +215,12 @@ def test_folders_are_walked_in_order_without_what_is_hidden(tmp_path: Path) -> N
     named = [tmp_path / "b", tmp_path / "absent.jpg", tmp_path / "a.jpg"]
     wanted = [tmp_path / "b/1.jpg", tmp_path / "b/2.jpg", *named[1:]]
     assert list(expand(named)) == [Item(str(path), path) for path in wanted]
+
+
+@pytest.mark.parametrize("line", [
+    '{"hash": "%s", "case": "a\\u0000b"}', '{"hash": "%s", "labels": ["a", "b\\u0000"]}', "hash,case\n%s,a\0b",
+])  # fmt: skip
+def test_what_no_database_keeps_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list").write_text(line % ("5a" * 32))
+    with pytest.raises(InvalidManifest):
+        read_manifest(tmp_path / "list")

@@ -2,6 +2,7 @@
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from shelf import Shelf, bare, codes, film, frames, opened, still
 
 from hashing.signals import FRAME_DTYPE, Kind, SignalType, View
 from indexer.errors import UnknownContent
-from indexer.hashes import _signal_values, frames_of
+from indexer.hashes import NewHashes, _signal_rows, frames_of
 
 SHA, MD5 = SignalType.SHA256, SignalType.MD5
 
@@ -50,12 +51,10 @@ def test_rows_come_back_from_the_database_as_they_went(given_rows: list[tuple[in
         row["timestamp_s"] = row["until_s"] = time_s
         row["hash"] = np.frombuffer(code, np.uint8)
 
-    class Row:
-        def __init__(self, values: dict[str, object]) -> None:
-            self.__dict__.update(values)
-
+    names = ("content_pk", "profile", "view", "quality", "timestamp_s", "until_s", "held", "hash")
+    written = _signal_rows([NewHashes(1, rows, np.zeros(len(rows), np.uint8), [])])
     assert (
-        frames_of([Row(values) for values in _signal_values(1, rows, np.zeros(len(rows), np.uint8))]).tobytes()
+        frames_of([SimpleNamespace(**dict(zip(names, row, strict=True))) for row in written]).tobytes()
         == rows.tobytes()
     )
 

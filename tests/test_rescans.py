@@ -98,6 +98,10 @@ def test_a_page_of_results_that_there_is_not(admin: Api) -> None:
     assert admin.get(f"/v1/rescans/{rescan_id}?cursor=5").json["results"] == []
 
 
+def test_a_rescan_with_a_name_that_no_database_keeps(admin: Api) -> None:
+    assert admin.get("/v1/rescans/a%00b").is_problem(422, "invalid_request")
+
+
 def test_many_results_come_in_pages(admin: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rescans, "PAGE", 50)
     rescan_id = admin.post("/v1/rescans", {"items": [item(seed, id=str(seed)) for seed in range(203)]}).json[

@@ -34,15 +34,18 @@ def test_the_home_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_every_setting_can_be_set() -> None:
     given = {
-        "HOME": "/h", "WITHDRAWALS_FILE": "/w", "DATABASE_URL": "postgresql://u:p@h/d", "WORKERS": "3", "MAX_BODY_BYTES": "1", "MAX_PIXELS": "2",
+        "HOME": "/h", "WITHDRAWALS_FILE": "/w",
+        "DATABASE_URL": "postgresql://u:p@h/d", "WORKERS": "3", "MAX_BODY_BYTES": "1", "MAX_PIXELS": "2",
         "UPLOAD_TIMEOUT_S": "9", "MAX_DURATION_S": "1.5", "MAX_FRAMES": "4", "CHECK_TIMEOUT_S": "5",
         "ENROLL_TIMEOUT_S": "6", "MAX_IN_FLIGHT": "7", "FETCH_ENABLED": "false", "FETCH_TIMEOUT_S": "8",
         "FETCH_MAX_REDIRECTS": "0", "FETCH_INTERNAL_NETWORKS": "10.0.0.0/8, fd00::/8", "LOG_LEVEL": "debug",
+        "DATABASE_CONNECTIONS": "10", "MAX_STALENESS_S": "11", "MIN_REVISION_WAIT_S": "12",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)
     found = read_settings({PREFIX + name: value for name, value in given.items()})
     assert (found.workers, found.worker_count, found.fetch_enabled, found.log_level) == (3, 3, False, "debug")
     assert found.fetch_internal_networks == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+    assert (found.database_connections, found.max_staleness_s, found.min_revision_wait_s) == (10, 11.0, 12.0)
     limits = found.limits(2.0)
     assert (limits.max_body_bytes, limits.max_pixels, limits.max_frames, limits.timeout_s) == (1, 2, 4, 2.0)
 

@@ -2,9 +2,7 @@
 
 import os
 import signal
-import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from shelf import ROOT, Shelf, codes, ended, opened, run, sketched, still, url
-from sqlalchemy import create_engine, insert, select, text
+from sqlalchemy import insert, select, text
 
 from hashing.keypoints import pack_sketch
+from indexer.engines import alone, open_engine
 from indexer.errors import StoreBroken, UnknownContent
 from indexer.store import Store, now
 from indexer.tables import audit, bank, metadata
@@ -27,12 +26,12 @@ def pragma(store: Store, name: str) -> object:
         return connection.execute(text(f"PRAGMA {name}")).scalar()
 
 
-def test_every_connection_is_durable_and_forgets(shelf: Shelf) -> None:
+def test_every_connection_is_durable_and_forgets(embedded: Shelf) -> None:
     found: list[dict[str, object]] = []
 
     def look() -> None:
-        with shelf.store.read():  # holds one connection, so that the next is another
-            found.append({name: pragma(shelf.store, name) for name in wanted})
+        with embedded.store.read():  # holds one connection, so that the next is another
+            found.append({name: pragma(embedded.store, name) for name in wanted})
 
     wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1, "busy_timeout": 30000}
     threads = [threading.Thread(target=look) for _ in range(4)]
@@ -43,10 +42,10 @@ def test_every_connection_is_durable_and_forgets(shelf: Shelf) -> None:
     assert found == [wanted] * 4
 
 
-def test_files_are_for_their_owner_alone(shelf: Shelf) -> None:
-    shelf.enroll(still(codes(1, 1)[0]))
+def test_files_are_for_their_owner_alone(embedded: Shelf) -> None:
+    embedded.enroll(still(codes(1, 1)[0]))
     for name in ("staydown.db", "staydown.db-wal", "staydown.db-shm"):
-        assert shelf.path.with_name(name).stat().st_mode & 0o777 == 0o600, name
+        assert embedded.path.with_name(name).stat().st_mode & 0o777 == 0o600, name
 
 
 def test_a_new_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -58,42 +57,49 @@ def test_the_migrations_make_what_the_tables_say(shelf: Shelf) -> None:
     with shelf.store.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_sqlite_gives_no_key_twice(embedded: Shelf) -> None:
+    with embedded.store.read() as connection:
         kept = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"))
         assert set(kept.scalars()) == {"bank", "content", "signal", "sketch", "audit"}
 
 
-def at_revision(path: Path, revision: str) -> None:
-    """Make the store that a version of then had."""
-    engine = create_engine(url(path))
-    with engine.begin() as connection:
+def at_revision(address: str, revision: str) -> None:
+    """Make the store that a version of then had, with a content in it."""
+    engine = open_engine(address)
+    with alone(engine) as connection:
         config = Config()
         config.set_main_option("script_location", str(ROOT / "indexer" / "migrations"))
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+        code, digest, sketch = bytes(32), bytes(16), pack_sketch(sketched(1)[0])
+        given = {"code": code, "digest": digest, "sketch": sketch, "yes": True, "link": b""}
+        for row in (
+            "INSERT INTO state VALUES (1, 7, 'id', :link)",
+            "INSERT INTO bank (bank_pk, name, description, enabled, policy, signal_types, created_at)"
+            " VALUES (1, 'b', '', :yes, 'default', '[\"pdq\"]', 'then')",
+            "INSERT INTO content (content_pk, content_id, bank_pk, fingerprint, revision, enabled, kind,"
+            " frames_hashed, labels, created_at) VALUES (5, 'c_5', 1, 'f', 7, :yes, 'image', 1, '[]', 'then')",
+            "INSERT INTO signal (signal_pk, content_pk, profile, view, quality, hash) VALUES (3, 5, 0, 0, 100, :code)",
+            "INSERT INTO exact (exact_pk, content_pk, signal_type, digest) VALUES (2, 5, 'md5', :digest)",
+            *(["INSERT INTO sketch (sketch_pk, content_pk, data) VALUES (4, 5, :sketch)"] if revision > "0001" else []),
+        ):
+            connection.execute(text(row), given)
     engine.dispose()
 
 
-def test_an_older_store_keeps_all_its_rows(tmp_path: Path) -> None:
-    path = tmp_path / "staydown.db"
-    at_revision(path, "0002")
-    rows = [
-        "INSERT INTO state VALUES (1, 7, 'id', x'')",
-        "INSERT INTO bank VALUES (1, 'b', '', 1, 'default', '[\"pdq\"]', 'then')",
-        "INSERT INTO content (content_pk, content_id, bank_pk, fingerprint, revision, enabled, kind, frames_hashed,"
-        " labels, created_at) VALUES (5, 'c_5', 1, 'f', 7, 1, 'image', 1, '[]', 'then')",
-        "INSERT INTO signal VALUES (3, 5, 0, 0, 100, NULL, NULL, zeroblob(32))",
-        "INSERT INTO exact VALUES (2, 5, 'md5', zeroblob(16))",
-    ]
-    with closing(sqlite3.connect(path)) as connection:
-        for row in rows:
-            connection.execute(row)
-        connection.execute("INSERT INTO sketch VALUES (4, 5, NULL, NULL, ?)", [pack_sketch(sketched(1)[0])])
-        connection.commit()
-    with opened(path) as shelf:
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
+def test_an_older_store_keeps_all_its_rows(blank: str, revision: str) -> None:
+    at_revision(blank, revision)
+    with opened(blank) as shelf:
         with shelf.store.read() as reading:
-            for name in ("signal", "sketch", "exact", "content", "bank"):
+            for name in ("signal", "exact", "content", "bank"):
                 assert reading.execute(text(f"SELECT count(*) FROM {name}")).scalar() == 1, name
+            assert reading.execute(text("SELECT count(*) FROM sketch")).scalar() == (revision > "0001")
             assert reading.execute(text("SELECT lawful_of FROM content")).all() == [(None,)]
+            migrations = MigrationContext.configure(reading, opts={"compare_type": True})
+            assert compare_metadata(migrations, metadata) == []
         bank_of_then = shelf.record.bank("b")
         assert (bank_of_then.lawful, bank_of_then.suppresses, bank_of_then.contents) == (False, None, 1)
         assert shelf.found(still(np.zeros(32, np.uint8))) == ["c_5"]
@@ -102,7 +108,7 @@ def test_an_older_store_keeps_all_its_rows(tmp_path: Path) -> None:
 def test_opening_again_changes_nothing(shelf: Shelf) -> None:
     shelf.enroll(still(codes(1, 1)[0]))
     before = (shelf.store.store_id(), shelf.store.revision(), shelf.record.counts())
-    with opened(shelf.path) as again:
+    with opened(shelf.url) as again:
         assert (again.store.store_id(), again.store.revision(), again.record.counts()) == before
 
 
@@ -158,17 +164,15 @@ def test_a_folder_without_permission_is_a_broken_store(tmp_path: Path) -> None:
 
 
 def test_a_store_of_a_later_staydown_is_a_broken_store(shelf: Shelf) -> None:
-    with sqlite3.connect(shelf.path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    with shelf.store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreBroken, match="CommandError"):
-        Store(url(shelf.path))
+        Store(shelf.url)
 
 
 def test_a_table_that_is_gone_is_a_broken_store(shelf: Shelf) -> None:
-    with sqlite3.connect(shelf.path) as connection:
-        connection.execute("DROP TABLE state")
-    connection.close()
+    with shelf.store.engine.begin() as connection:
+        connection.execute(text("DROP TABLE state"))
     with pytest.raises(StoreBroken):
         shelf.store.revision()
     with pytest.raises(StoreBroken), shelf.store.change("test"):
@@ -239,7 +243,7 @@ def test_revisions_of_threads_and_processes_are_each_given_once(shelf: Shelf) ->
                 change.log("test", "x")
             seen.append(change.revision)
 
-    processes = run(BUMPER, url(shelf.path))
+    processes = run(BUMPER, shelf.url)
     threads = [threading.Thread(target=bump) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -288,8 +292,8 @@ for child in [fork(create) for _ in range(8)]:
 """
 
 
-def test_processes_that_create_the_same_store_at_once_all_succeed(tmp_path: Path) -> None:
-    ids = ended(run(OPENERS, url(tmp_path / "new" / "staydown.db"))).split()
+def test_processes_that_create_the_same_store_at_once_all_succeed(blank: str) -> None:
+    ids = ended(run(OPENERS, blank)).split()
     assert len(ids) == 8
     assert len(set(ids)) == 1
 

@@ -4,21 +4,22 @@ What goes out comes in again: one line a hash, grouped by `content`.
 """
 
 import csv
+import gc
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hashing.signals import PROFILES, VIEWS, to_hex
-from indexer.enroll import Enrolled, Enroller, Submission, signal_of
+from indexer.enroll import Enrolled, Enroller, Submission, signals_of
 from indexer.errors import InvalidManifest
 from indexer.exchange.manifest import Item, read_manifest
 from indexer.record import Record
 
 FORMATS = ("csv", "jsonl")
 COLUMNS = ("content", "case", "labels", "signal_type", "hash", "quality", "timestamp_s", "profile", "view")
-_BATCH = 2000
+_BATCH = 5000
 
 
 def check_format(name: str) -> None:
@@ -32,15 +33,19 @@ def import_hashes(enroller: Enroller, bank: str, path: Path, *, actor: str) -> l
     items = read_manifest(path)
     if any(item.path is not None for item in items):
         raise InvalidManifest("a hash list names no files; use enroll --manifest for those")
-    done: list[Enrolled] = []
-    for start in range(0, len(items), _BATCH):
-        batch = [_submission(item) for item in items[start : start + _BATCH]]
-        done += enroller.enroll_many(bank, batch, actor=actor)
-    return done
+    gc.freeze()  # a collection need not walk a million items again and again
+    try:
+        return [done for start in range(0, len(items), _BATCH) for done in _import(enroller, bank, items, start, actor)]
+    finally:
+        gc.unfreeze()
 
 
-def _submission(item: Item) -> Submission:
-    return Submission(signal_of(item.hashes), item.case, item.labels)
+def _import(enroller: Enroller, bank: str, items: Sequence[Item], start: int, actor: str) -> list[Enrolled]:
+    some = items[start : start + _BATCH]
+    signals = zip(some, signals_of([item.hashes for item in some]), strict=True)
+    return enroller.enroll_many(
+        bank, [Submission(signal, item.case, item.labels) for item, signal in signals], actor=actor
+    )
 
 
 def _lines(record: Record, bank: str) -> Iterator[dict[str, Any]]:

@@ -51,7 +51,13 @@ def _number(value: Any, kind: type[int] | type[float]) -> Any:
 
 
 def _word(value: Any) -> str | None:
-    return None if value in (None, "") else str(value)
+    return None if value in (None, "") else _storable(str(value))
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise InvalidManifest("no database keeps a NUL")
+    return text
 
 
 def ready_hash(entry: dict[str, Any]) -> ReadyHash:
@@ -81,7 +87,7 @@ def _check(ready: ReadyHash) -> None:
 
 def _labels(value: Any) -> tuple[str, ...]:
     parts = value if isinstance(value, list) else str(value or "").split(";")
-    return tuple(str(part).strip() for part in parts if str(part).strip())
+    return tuple(_storable(str(part).strip()) for part in parts if str(part).strip())
 
 
 def _hashes(entry: dict[str, Any]) -> Iterator[ReadyHash]:
