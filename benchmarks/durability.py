@@ -2,6 +2,7 @@
 
     --kills N          writers on a local disk, killed by SIGKILL at random moments
     --cuts N           writers on a file system that forgets what was not fsynced, half of them torn
+    --server-kills N   clients, backends and postmaster of a PostgreSQL server of its own
     --control OFF|NORMAL   the same cuts with SQLite's weaker settings, which must lose rows
 
 A new store every few rounds; within them each round goes on with what the last one left. Prints a
@@ -17,52 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks import crashes
+from benchmarks import crashes, server_kills
 from benchmarks.forgetful import Forgetful, absent
 from benchmarks.measure import machine
+from benchmarks.rounds import ROUNDS_A_STORE, SEEDS_A_ROUND, Total
 from indexer import engines
-
-ROUNDS_A_STORE = 10
-_PASS = 1_000_000  # seeds of one round; no two share any
-
-
-@dataclass
-class Total:
-    """What many rounds came to."""
-
-    what: str
-    rounds: int = 0
-    enrolled: int = 0
-    withdrawn: int = 0
-    saved: int = 0
-    snapshots_loaded: int = 0
-    checked: int = 0
-    lost: int = 0
-    back: int = 0
-    faults: int = 0
-    wall_s: float = 0.0
-
-    @property
-    def well(self) -> bool:
-        """Tell whether nothing was lost, came back or broke."""
-        return not (self.lost or self.back or self.faults)
-
-    def add(self, lines: crashes.Acks, left: crashes.Left) -> None:
-        """Count one round."""
-        words = [line[0] for line in lines]
-        self.rounds += 1
-        self.enrolled += words.count("enrolled")
-        self.withdrawn += words.count("withdrawn")
-        self.saved += words.count("saved")
-        self.snapshots_loaded += left.snapshot_loaded
-        self.checked += left.checked
-        self.lost, self.back, self.faults = self.lost + left.lost, self.back + left.back, self.faults + len(left.faults)
-        for fault in left.faults:
-            print(f"round {self.rounds}: {fault}", file=sys.stderr)
 
 
 def _url(home: Path) -> str:
@@ -78,7 +42,7 @@ def kills(count: int, folder: Path, seed: int) -> Total:
         if number % ROUNDS_A_STORE == 0:
             home, lines, revision = folder / f"kill-{number}", [], 0
             home.mkdir()
-        new = crashes.stopped(crashes.writers(_url(home), home, number * _PASS), chance)
+        new = crashes.stopped(crashes.writers(_url(home), home, number * SEEDS_A_ROUND), chance)
         lines += new
         left = crashes.checked_apart(_url(home), home, lines, revision)
         revision = left.revision
@@ -121,7 +85,7 @@ def cuts(count: int, folder: Path, seed: int, synchronous: str = "FULL") -> Tota
             if number % 2:
                 disk.ask("tearing", True, seed + number)
             cut = partial(disk.ask, "cut", str(number), str(after))
-            new = crashes.stopped(crashes.writers(_url(home), home, number * _PASS, quiet=True), chance, cut)
+            new = crashes.stopped(crashes.writers(_url(home), home, number * SEEDS_A_ROUND, quiet=True), chance, cut)
             lines += new
             left = _after(after, lines, revision)
             before, revision = after, left.revision
@@ -160,6 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.durability")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--cuts", type=int, default=0)
+    parser.add_argument("--server-kills", type=int, default=0)
     parser.add_argument("--control", choices=("OFF", "NORMAL"), default=None)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -169,6 +134,8 @@ def main() -> int:
         folder = Path(name)
         if asked.kills:
             totals.append(timed(lambda: kills(asked.kills, folder, asked.seed)))
+        if asked.server_kills:
+            totals.append(timed(lambda: server_kills.own_server(asked.server_kills, folder, asked.seed)))
         if asked.cuts and (why := absent()) is not None:
             raise SystemExit(f"no power cuts here: {why}")
         if asked.cuts:
