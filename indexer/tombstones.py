@@ -99,9 +99,20 @@ class Tombstones:
         return [content_id for content_id in withdrawals.ids() if content_id not in known]
 
     def complete(self, withdrawals: Withdrawals) -> None:
-        """Write what is missing."""
-        if missing := self.missing(withdrawals):
+        """Write what is missing; afterwards the file is there, if only to say that nothing was withdrawn."""
+        missing = self.missing(withdrawals)
+        if missing or not self.path.exists():
             self.append([{"content": content_id} for content_id in missing])
+
+    def take_in(self, known: Known) -> None:
+        """Write what another file tells and this one does not."""
+        mine = self.known()
+        new: list[dict[str, Any]] = [
+            {"content": content_id} for content_id in sorted(known.content_ids - mine.content_ids)
+        ]
+        new += [{"store": s, "bank_pk": pk, "born": born} for s, pk, born in sorted(known.banks - mine.banks)]
+        if new:
+            self.append(new)
 
 
 def _whole_bytes(handle: int) -> int:

@@ -15,7 +15,7 @@ from indexer.tables import audit, bank, content, contrast, exact, idempotency, s
 _BATCH = 5000
 _KEPT = content.c.withdrawn_at.is_(None)
 _AGAIN = "withdrawn before; came back with an older store"
-RECEIPT = "erasure.receipt"
+RECEIPT, BACKUP = "erasure.receipt", "store.backup"
 _STORE_ID = select(state.c.store_id).scalar_subquery()
 Born = tuple[str, int, str]  # a bank for good, whatever is called like it later: store, bank_pk, created_at
 
@@ -94,6 +94,18 @@ class Withdrawals:
         gone = select(content.c.content_id).where(content.c.withdrawn_at.is_not(None))
         stale = update(idempotency).where(named.in_(gone), func.length(idempotency.c.request_digest) > 0)
         return int(change.connection.execute(stale.values(request_digest=b"")).rowcount)
+
+    def gone_since(self, revision: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return which contents were withdrawn, and which banks deleted, after a revision."""
+        deleted = select(audit.c.target).where(audit.c.action == "bank.delete", audit.c.revision > revision)
+        with self.store.read() as connection:
+            return tuple(self.ids(revision)), tuple(connection.execute(deleted).scalars())
+
+    def backups(self) -> list[str]:
+        """Return where backups were written to, as the audit log has it."""
+        written = select(audit.c.target).where(audit.c.action == BACKUP).distinct()
+        with self.store.read() as connection:
+            return sorted(connection.execute(written).scalars())
 
     def last_receipt(self) -> dict[str, Any] | None:
         """Return what the last receipt of an erasure says."""

@@ -203,19 +203,21 @@ class Engine:
 
     def _withdraw(self, content: Content, reason: str, actor: str) -> int:
         revision = self.record.withdraw(content, reason=reason, actor=actor)
-        self._drop_cache()
+        self.drop_cache()
         return revision
 
     def delete_bank(self, name: str, *, actor: str) -> None:
         """Delete a bank with all its contents; UnknownBank."""
         self.record.delete_bank(name, actor=actor)
-        self._drop_cache()
+        self.drop_cache()
 
-    def _drop_cache(self) -> None:
+    def drop_cache(self) -> list[Path]:
         """Unlink the index cache, and what is being written of one: it has the hashes of what was just erased."""
         path = self.settings.index_path
-        for file in path.parent.glob(f"{path.name}*"):
+        files = list(path.parent.glob(f"{path.name}*"))
+        for file in files:
             file.unlink(missing_ok=True)
+        return files
 
     def read_media(self, path: Path) -> bytes:
         """Read a file, but no more of it than is taken."""
