@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,16 @@ class Tombstones:
         missing = self.missing(withdrawals)
         if missing or not self.path.exists():
             self.append([{"content": content_id} for content_id in missing])
+
+    def rewrite(self, withdrawals: Withdrawals) -> None:
+        """Write the file anew, without damaged lines and with what was missing."""
+        known = self.known()
+        whole = replace(known, content_ids=known.content_ids.union(withdrawals.ids()))
+        fresh = Tombstones(self.path.with_name(f"{self.path.name}.{os.getpid()}.part"))
+        fresh.take_in(whole)
+        if fresh.path.exists():
+            fresh.path.replace(self.path)
+            sync_folder(self.path.parent)
 
     def take_in(self, known: Known) -> None:
         """Write what another file tells and this one does not."""

@@ -7,7 +7,7 @@ Both are told to the store's file of tombstones (see `tombstones`) by the change
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, delete, func, select, text, update
 
 from indexer.store import Change, Store, now
 from indexer.tables import audit, bank, content, contrast, exact, idempotency, signal, sketch, state
@@ -16,8 +16,13 @@ _BATCH = 5000
 _KEPT = content.c.withdrawn_at.is_(None)
 _AGAIN = "withdrawn before; came back with an older store"
 RECEIPT, BACKUP = "erasure.receipt", "store.backup"
+_HASHES = (contrast, signal, exact, sketch)
 _STORE_ID = select(state.c.store_id).scalar_subquery()
 Born = tuple[str, int, str]  # a bank for good, whatever is called like it later: store, bank_pk, created_at
+
+
+def _orphaned(table: Table) -> ColumnElement[bool]:
+    return table.c.content_pk.not_in(select(content.c.content_pk).where(_KEPT))
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -30,7 +35,7 @@ def withdraw_within(change: Change, which: ColumnElement[bool], reason: str) -> 
     gone = update(content).where(which, _KEPT).values(**marks).returning(content.c.content_pk, content.c.content_id)
     rows = change.connection.execute(gone).all()
     for part in _batches([row.content_pk for row in rows]):
-        for table in (contrast, signal, exact, sketch):
+        for table in _HASHES:
             change.connection.execute(delete(table).where(table.c.content_pk.in_(part)))
     change.gone += [{"content": row.content_id} for row in rows]
     return [row.content_id for row in rows]
@@ -101,11 +106,37 @@ class Withdrawals:
         with self.store.read() as connection:
             return tuple(self.ids(revision)), tuple(connection.execute(deleted).scalars())
 
+    def damage(self) -> list[str]:
+        """Return what SQLite finds wrong with its own file; PostgreSQL looks after its own."""
+        if self.store.engine.dialect.name != "sqlite":
+            return []
+        with self.store.read() as connection:
+            found = [str(line) for line in connection.execute(text("PRAGMA integrity_check(10)")).scalars()]
+            broken = connection.execute(text("PRAGMA foreign_key_check")).all()
+        return [line for line in found if line != "ok"] + [f"{len(broken)} broken references"] * bool(broken)
+
+    def schema(self) -> str:
+        """Return the migration that the tables are at."""
+        with self.store.read() as connection:
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
+
     def backups(self) -> list[str]:
         """Return where backups were written to, as the audit log has it."""
         written = select(audit.c.target).where(audit.c.action == BACKUP).distinct()
         with self.store.read() as connection:
             return sorted(connection.execute(written).scalars())
+
+    def orphans(self) -> int:
+        """Return how many hashes and sketches belong to no content, or to one that was withdrawn."""
+        with self.store.read() as connection:
+            counted = (select(func.count()).select_from(table).where(_orphaned(table)) for table in _HASHES)
+            return sum(int(connection.execute(each).scalar_one()) for each in counted)
+
+    def delete_orphans(self) -> None:
+        """Delete them; no withdrawal leaves any."""
+        with self.store.change("doctor") as change:
+            count = sum(change.connection.execute(delete(t).where(_orphaned(t))).rowcount for t in _HASHES)
+            change.log("doctor.repair", "orphans", rows=count)
 
     def last_receipt(self) -> dict[str, Any] | None:
         """Return what the last receipt of an erasure says."""
