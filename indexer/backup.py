@@ -15,11 +15,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Integer, Table, create_engine, delete, func, insert, select, text
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    Table,
+    Text,
+    cast,
+    create_engine,
+    delete,
+    func,
+    select,
+    text,
+    type_coerce,
+)
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import NullType
 
-from indexer.engines import is_server
+from indexer.engines import insert_rows, is_server
 from indexer.errors import BackupExists, InvalidBackup, StoreBroken, StoreNotEmpty
 from indexer.store import Store, now
 from indexer.tables import api_key, audit, bank, content, metadata, state
@@ -87,10 +104,16 @@ def _snapshot(store: Store) -> Iterator[Connection]:
         yield plain.execution_options(**level)
 
 
+def _raw(column: Column[Any]) -> ColumnElement[Any]:
+    """Return a column as the driver has it: every driver takes what the other gives, but JSON, which goes as text."""
+    return cast(column, Text) if isinstance(column.type, JSON) else type_coerce(column, NullType)
+
+
 def _copy_table(table: Table, source: Connection, target: Connection) -> None:
-    rows = source.execution_options(yield_per=_ROWS).execute(select(table).order_by(*table.primary_key))
-    for part in rows.mappings().partitions():
-        target.execute(insert(table), [dict(row) for row in part])
+    every = select(*map(_raw, table.columns)).order_by(*table.primary_key)
+    names = [column.name for column in table.columns]
+    for part in source.execution_options(yield_per=_ROWS).execute(every).partitions():
+        insert_rows(target, table, names, [tuple(row) for row in part])
 
 
 def _copy(source: Connection, target: Connection) -> None:
