@@ -2,7 +2,7 @@
 
 A withdrawal deletes a content's hashes in its own transaction, overwritten by zeros where they lay.
 That is not all: when SQLite moves rows between pages it leaves copies behind, of which it knows
-nothing (measured: 2 of 2,000 hashes). So an erasure writes the whole database anew, empties the log,
+nothing (`benchmarks/residue.py` finds them). So an erasure writes the whole database anew, empties the log,
 and rewrites the backups that it knows of. What it cannot reach it names as left.
 
 The receipt has ids and counts, never a hash, and stands in the audit log.
@@ -92,13 +92,12 @@ def _rewrite_server(store: Store) -> list[Place]:
                 connection.execute("CHECKPOINT")
                 connection.execute("SELECT pg_switch_wal()")
                 log = "another segment begun; gone when the server has recycled or archived the older ones"
-            except connection_error(store) as error:
+            except _driver_error(store) as error:
                 log = f"not to be reached by this role ({type(error).__name__}); gone when the server recycles it"
     return [Place("database", "gone", "tables written anew"), Place("write-ahead log", "unknown", log)]
 
 
-def connection_error(store: Store) -> type[Exception]:
-    """Return the class of what the store's driver raises."""
+def _driver_error(store: Store) -> type[Exception]:
     error: type[Exception] = store.engine.dialect.loaded_dbapi.Error
     return error
 
@@ -106,7 +105,7 @@ def connection_error(store: Store) -> type[Exception]:
 def _rewritten(store: Store) -> list[Place]:
     try:
         return _rewrite_server(store) if is_server(store.engine) else _rewrite_sqlite(store)
-    except (SQLAlchemyError, sqlite3.Error, connection_error(store)) as error:
+    except (SQLAlchemyError, sqlite3.Error, _driver_error(store)) as error:
         raise StoreBroken(f"the store cannot be written anew: {type(error).__name__}") from error
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer import backup
+from indexer.engines import is_server
 from indexer.erasure import Eraser, Receipt
 from indexer.errors import IndexerError, WithdrawalsUnknown
 from indexer.tombstones import Known, Tombstones, joined
@@ -66,7 +67,10 @@ def restore(engine: Engine, path: Path, lists: Sequence[Path], *, without: bool 
 
 
 class Upkeep:
-    """The thread that erases what was withdrawn, every few minutes if there is anything."""
+    """The thread that erases what was withdrawn, every few minutes if there is anything.
+
+    Not on PostgreSQL: writing its tables anew locks them against checks too, on every machine.
+    """
 
     def __init__(self, engine: Engine, every_s: float = EVERY_S) -> None:
         self._engine, self._every_s = engine, every_s
@@ -75,6 +79,8 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin."""
+        if is_server(self._engine.store.engine):
+            self._ended.set()
         self._thread.start()
 
     def stop(self) -> None:
