@@ -285,17 +285,15 @@ class Record(Banks):
         What is held is left out; what is released comes with a key of its own.
         There is no upper bound: it would skip the older hashes of a content that is just
         being completed, behind which the reader then never looks again.
-        Of what is new the order is that of an expression: for the key's own PostgreSQL walks its
-        index and compares each hash with each new content, as long as it takes both for few.
+        Its form keeps both databases from walking all that is known to find what is new: for
+        the key's own order PostgreSQL compares each hash with each new content, as long as it
+        takes both for few; for `lawful_of IS NULL`, or a join, SQLite walks every content.
         """
+        own = func.coalesce(content.c.lawful_of, 0) == 0
         order = signal.c.signal_pk + 0 if revision else signal.c.signal_pk
-        query = (
-            select(signal)
-            .join(content, content.c.content_pk == signal.c.content_pk)
-            .where(content.c.revision > revision, content.c.lawful_of.is_(None), FREE)
-            .order_by(order)
-        )
-        query = query if bank_pks is None else query.where(content.c.bank_pk.in_(bank_pks))
+        changed = select(content.c.content_pk).where(content.c.revision > revision, own)
+        changed = changed if bank_pks is None else changed.where(content.c.bank_pk.in_(bank_pks))
+        query = select(signal).where(signal.c.content_pk.in_(changed), FREE).order_by(order)
         with self.store.stream() as connection:
             result = connection.execution_options(yield_per=50_000).execute(query)
             for rows in result.partitions():

@@ -181,21 +181,6 @@ def test_lists_longer_than_a_statement_takes(shelf: Shelf) -> None:
     assert len(done) == 60
 
 
-def test_a_bank_that_nobody_analysed_is_read_in_time_that_grows_with_what_is_new(address: str) -> None:
-    """PostgreSQL, taking new tables for small, once compared each hash with each new content."""
-    with opened(address) as shelf, opened(address) as reader:
-        for seed in range(4):
-            shelf.enroll_all([still(code) for code in codes(10 + seed, 2000)])
-            reader.index.refresh(reader.record)
-        with reader.store.stream() as connection:
-            plan = connection.execute(text(
-                "EXPLAIN SELECT signal.* FROM signal JOIN content USING (content_pk) WHERE content.revision > 4"
-                " AND lawful_of IS NULL AND (held IS NULL OR released) ORDER BY signal_pk + 0"
-            )).scalars().all()  # fmt: skip
-        assert not any("Join Filter" in line for line in plan), "\n".join(plan)
-        assert len(reader.index) == 8000
-
-
 # --- when it goes away ------------------------------------------------------------------
 
 

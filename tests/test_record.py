@@ -3,12 +3,14 @@
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shelf import Shelf, bare, codes, film, frames, opened, still
+from sqlalchemy import event
 
 from hashing.signals import FRAME_DTYPE, Kind, SignalType, View
 from indexer.errors import UnknownContent
@@ -190,3 +192,23 @@ def test_signals_since_are_those_of_all_later_changes(shelf: Shelf) -> None:
         found = [bytes(row["hash"]) for _, rows in since for row in rows]
         assert found == [bytes(code) for code in codes(15, 6)[number + 1 :]]
     assert list(shelf.record.signals_since(shelf.store.revision())) == []
+
+
+def test_what_is_new_is_found_without_a_walk_over_all_that_is_known(shelf: Shelf) -> None:
+    """SQLite once walked all contents, and PostgreSQL compared each hash with each new content."""
+    asked: list[tuple[str, Any]] = []
+
+    def keep(_: object, __: object, statement: str, values: Any, *___: object) -> None:
+        asked.append((statement, values))
+
+    for seed in range(4):
+        done = shelf.enroll_all([still(code) for code in codes(10 + seed, 2000)])
+    event.listen(shelf.store.engine, "before_cursor_execute", keep)
+    parts = list(shelf.record.signals_since(done[0].bank_revision - 1))
+    event.remove(shelf.store.engine, "before_cursor_execute", keep)
+    assert sum(len(keys) for keys, _ in parts) == 2000
+    word = "EXPLAIN" if shelf.store.gives_nudges else "EXPLAIN QUERY PLAN"
+    with shelf.store.read() as connection:
+        plan = [str(row) for row in connection.exec_driver_sql(f"{word} {asked[-1][0]}", asked[-1][1])]
+    assert any("ix_content_revision" in line for line in plan), "\n".join(plan)
+    assert not any("Join Filter" in line or "Materialize" in line for line in plan), "\n".join(plan)
