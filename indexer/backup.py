@@ -36,11 +36,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import NullType
 
-from indexer.engines import insert_rows, is_server
+from indexer.engines import insert_rows, is_server, sync_folder
 from indexer.errors import BackupExists, InvalidBackup, StoreBroken, StoreNotEmpty
 from indexer.store import Store, now
 from indexer.tables import api_key, audit, bank, content, metadata, state
-from indexer.tombstones import Known, sync_folder
+from indexer.tombstones import Known
 from indexer.withdrawals import Withdrawals
 
 _FORMAT = "staydown-backup/1"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from indexer.engines import make_folder, sync_folder
 from indexer.errors import StoreBroken
 from indexer.store import now
 from indexer.withdrawals import Born, Withdrawals
@@ -49,15 +50,6 @@ def _fields(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Tombstones:
     """The file."""
 
@@ -68,7 +60,7 @@ class Tombstones:
         """Write what is gone, durably; StoreBroken. A line that a crash tore was never answered, and is cut off."""
         text = "".join(_line(one, now()) for one in gone)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path.parent)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             with os.fdopen(handle, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)

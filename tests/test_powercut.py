@@ -122,6 +122,17 @@ def test_weaker_settings_do_lose_rows(synchronous: str) -> None:
     assert total["lost"] > 0, total
 
 
+def test_a_home_that_is_made_at_the_first_start_is_there_after_a_cut(disk: Forgetful, tmp_path: Path) -> None:
+    home = disk.path / "new" / "home"
+    bench = crashes.Bench(f"sqlite:///{home / 'staydown.db'}", home)
+    bench.record.create_bank(crashes.BANK, actor="test")
+    bench.load()
+    line = enroll(bench, 1)
+    disk.ask("cut", "new/home", str(tmp_path / "left"))
+    left = crashes.check(f"sqlite:///{tmp_path / 'left' / 'staydown.db'}", tmp_path / "left", [line])
+    assert (left.well, left.checked) == (True, 1), left
+
+
 # --- a disk that fails ------------------------------------------------------------------
 
 
