@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hashing.signals import SignalType
@@ -15,6 +15,7 @@ from indexer.errors import BankExists, InvalidBank, UnknownBank
 from indexer.policy import POLICIES
 from indexer.store import Change, Store, now
 from indexer.tables import bank, content
+from indexer.withdrawals import delete_bank_within
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
@@ -154,6 +155,5 @@ class Banks:
         """Delete a bank with all its contents and hashes, for good; UnknownBank."""
         with self.store.change(actor) as change:
             found = self.bank_within(change, name, counted=True)
-            change.connection.execute(delete(bank).where(bank.c.bank_pk == found.bank_pk))
-            change.erased = True
+            delete_bank_within(change, found.bank_pk)
             change.log("bank.delete", name, contents=found.contents)

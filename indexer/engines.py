@@ -12,6 +12,7 @@ given up after seconds, on either side.
 """
 
 import fcntl
+import os
 import select
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -122,6 +123,23 @@ def read_engine(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_server(engine) else engine
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably: SQLite syncs the names inside it, and nobody its own."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in missing:
+        sync_folder(each.parent)
+
+
 @contextmanager
 def alone(engine: Engine) -> Iterator[Connection]:
     """Give a transaction in which a database is created or migrated, to one process at a time."""
@@ -133,7 +151,7 @@ def alone(engine: Engine) -> Iterator[Connection]:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
             yield connection
         return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent)
     with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path.touch(mode=0o600)

@@ -9,6 +9,10 @@ StaydownError (hashing.errors)
     ├── InvalidManifest      invalid_manifest
     ├── NothingToEnroll      nothing_to_enroll
     ├── InvalidCompanion     invalid_companion
+    ├── InvalidBackup        invalid_backup
+    ├── BackupExists         backup_exists
+    ├── StoreNotEmpty        store_not_empty
+    ├── WithdrawalsUnknown   withdrawals_unknown
     ├── IndexNotReady        index_not_ready
     └── StoreBroken          store_broken
 """
@@ -62,6 +66,30 @@ class InvalidCompanion(IndexerError):
     """A companion is lawful media other than the content itself, of a content that is no companion."""
 
     code = "invalid_companion"
+
+
+class InvalidBackup(IndexerError):
+    """This file is no backup, or a damaged one."""
+
+    code = "invalid_backup"
+
+
+class BackupExists(IndexerError):
+    """There is a file of this name already."""
+
+    code = "backup_exists"
+
+
+class StoreNotEmpty(IndexerError):
+    """A backup is restored into a store with nothing in it; this one has something."""
+
+    code = "store_not_empty"
+
+
+class WithdrawalsUnknown(IndexerError):
+    """What was withdrawn since is not known: the list is not there, or damaged. See --withdrawals."""
+
+    code = "withdrawals_unknown"
 
 
 class IndexNotReady(IndexerError):

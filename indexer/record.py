@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
 
 from hashing.signals import (
     EXACT_BYTES,
@@ -25,7 +25,7 @@ from hashing.signals import (
     no_frames,
     no_sketches,
 )
-from indexer.banks import KEPT, LIVE, Banks
+from indexer.banks import LIVE, Banks
 from indexer.companions import CompanionBook
 from indexer.engines import insert_rows
 from indexer.errors import UnknownContent
@@ -34,10 +34,11 @@ from indexer.hashes import FREE, NewHashes, add_hashes, frames_of, hashes_of
 from indexer.holds import HoldBook
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store, new_id, now
-from indexer.tables import audit, bank, content, contrast, exact, signal, sketch
+from indexer.tables import audit, bank, content, exact, signal, sketch
+from indexer.withdrawals import withdraw_within
 
 _BATCH = 5000
-_ERASING = ("content.withdraw", "content.hold", "bank.delete")
+_ERASING = ("content.withdraw", "content.hold", "content.replay", "bank.delete", "doctor.repair")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +239,7 @@ class Record(Banks):
         """
         with self.store.change(actor) as change:
             own = or_(content.c.content_pk == found.content_pk, content.c.lawful_of == found.content_pk)
-            marks = {"withdrawn_at": now(), "withdrawn_reason": reason, "revision": change.revision}
-            gone = update(content).where(own, KEPT).values(**marks, fingerprint=None)
-            if pks := change.connection.execute(gone.returning(content.c.content_pk)).scalars().all():
-                for table in (signal, exact, sketch, contrast):
-                    change.connection.execute(delete(table).where(table.c.content_pk.in_(pks)))
-                change.erased = True
+            if withdraw_within(change, own, reason):
                 change.log("content.withdraw", found.content_id, bank=found.bank, reason=reason)
             return change.revision
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -69,7 +69,7 @@ class Change:
     link: bytes
     actor: str
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
-    erased: bool = False  # hashes were deleted: no byte of them shall stay in the write-ahead log
+    gone: list[dict[str, Any]] = field(default_factory=list)  # what was withdrawn or deleted, as its tombstones say
 
     def log(self, action: str, target: str, **detail: Any) -> None:
         """Add one line to the audit log, written with this transaction. Never a hash."""
@@ -89,6 +89,8 @@ def entry_digest(previous: bytes, entry: dict[str, Any]) -> bytes:
 
 class Store:
     """An opened database."""
+
+    keep_tombstones: Callable[[Sequence[dict[str, Any]]], None] = staticmethod(lambda _: None)
 
     def __init__(self, database_url: str, connections: int = CONNECTIONS) -> None:
         """Open, create or migrate it; StoreBroken if that cannot be done."""
@@ -174,7 +176,9 @@ class Store:
                 change = Change(connection, int(row.revision), bytes(row.audit_digest), actor)
                 yield change
                 self._append(change)
-            if change.erased:
+                if change.gone:
+                    self.keep_tombstones(change.gone)
+            if change.gone:
                 truncate_log(self.engine)
         except IntegrityError:  # the caller knows which rule was broken
             raise

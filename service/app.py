@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.middleware import Gate, Observed
 from service.problems import STATUS
 from service.settings import Settings
+from service.upkeep import Upkeep
 
 VERSION = "0.1.0"
 _TEND_EVERY_S = 60.0
@@ -69,12 +70,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.quick_threads = CapacityLimiter(16)
     app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
     app.state.rescans.start()
+    upkeep = Upkeep(engine)
+    upkeep.start()
     ended = threading.Event()
     threading.Thread(target=_tend, args=(engine, ended), name="index", daemon=True).start()
     log().info("started", **settings.shown())
     yield
     ended.set()
     app.state.rescans.stop()
+    upkeep.stop()
     engine.watch.stop()
     engine.save_index()
     engine.close()

@@ -31,7 +31,7 @@ from indexer.exchange.manifest import Item, expand, read_manifest
 from indexer.matcher import Answer
 from indexer.rescan import guarded
 from indexer.rescan import rescan as run_rescan
-from service import answers, cli_banks, output, schemas
+from service import answers, cli_banks, cli_store, output, schemas
 from service.app import create_app
 from service.auth import Role
 from service.engine import Engine
@@ -43,6 +43,7 @@ from service.settings import Settings, read_settings
 app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimate deepfakes down.",
                   pretty_exceptions_enable=False)  # fmt: skip
 cli_banks.install(app)
+cli_store.install(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]

@@ -13,7 +13,7 @@ from indexer.exchange import hashlist
 from indexer.guards import RELEASABLE, Hold
 from service import answers, output, schemas
 from service.auth import Role
-from service.doctor import examine
+from service.doctor import examine, repair
 from service.engine import Engine
 from service.settings import read_settings
 
@@ -228,17 +228,26 @@ def verify_audit(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if broken is None else 2)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Verify settings, store, index cache and workers; change nothing."""
+def doctor(fix: Annotated[bool, typer.Option("--repair", help="make anew what can be, and look again")] = False,
+           as_json: AsJson = False) -> None:  # fmt: skip
+    """Hold record, index, snapshots and lists against each other; change nothing unless asked to."""
     settings = read_settings()
     with Engine(settings) as engine:
         findings = examine(engine)
+        repaired = repair(engine, findings) if fix else []
+    if repaired:
+        with Engine(settings) as engine:
+            findings = examine(engine)
     if as_json:
-        found = [{"what": f.what, "ok": f.ok, "detail": f.detail} for f in findings]
-        output.say_json({"settings": settings.shown(), "findings": found})
+        found = [{"what": f.what, "ok": f.ok, "code": f.code, "detail": f.detail} for f in findings]
+        output.say_json({"settings": settings.shown(), "findings": found, "repaired": repaired})
     else:
         output.say_table("settings", ("setting", "value"), list(settings.shown().items()))
-        output.say_table("findings", ("what", "ok", "detail"), [(f.what, f.ok, f.detail) for f in findings])
+        output.say_table(
+            "findings", ("what", "ok", "code", "detail"), [(f.what, f.ok, f.code, f.detail) for f in findings]
+        )
+        for word in repaired:
+            output.say_error(f"repaired: {word}")
     raise typer.Exit(0 if all(f.ok for f in findings) else 2)
 
 

@@ -29,7 +29,9 @@ from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.store import Store
+from indexer.tombstones import Tombstones
 from indexer.watch import Watch
+from indexer.withdrawals import Withdrawals
 from service.logs import log
 from service.settings import Settings, worker_environment
 
@@ -52,6 +54,8 @@ class Engine:
         self.settings = settings
         self.store = Store(settings.record_url, settings.database_connections)
         self.record = Record(self.store)
+        self.tombstones = Tombstones(settings.withdrawals_path)
+        self.withdrawals = Withdrawals(self.store)
         self.ledger = Ledger(self.store)
         self.jobs = Jobs(self.store)
         self.index = Index(MIN_QUALITY)
@@ -60,8 +64,15 @@ class Engine:
         self.closer = CloserLook(self.record)
         self.enroller = Enroller(self.record, self.index)
         self.companions = CompanionEnroller(self.record)
+        self._replay_withdrawals()
         self._pool: Pool | None = None
         self._pool_lock = threading.Lock()
+
+    def _replay_withdrawals(self) -> None:
+        """Withdraw what an older store brought back, before anything is answered."""
+        known = self.tombstones.known()
+        self.withdrawals.replay(known.content_ids, known.banks)
+        self.store.keep_tombstones = self.tombstones.append
 
     def load_index(self) -> None:
         """Load the index cache, or what of it agrees with the record, and take in the rest."""
@@ -196,19 +207,21 @@ class Engine:
 
     def _withdraw(self, content: Content, reason: str, actor: str) -> int:
         revision = self.record.withdraw(content, reason=reason, actor=actor)
-        self._drop_cache()
+        self.drop_cache()
         return revision
 
     def delete_bank(self, name: str, *, actor: str) -> None:
         """Delete a bank with all its contents; UnknownBank."""
         self.record.delete_bank(name, actor=actor)
-        self._drop_cache()
+        self.drop_cache()
 
-    def _drop_cache(self) -> None:
+    def drop_cache(self) -> list[Path]:
         """Unlink the index cache, and what is being written of one: it has the hashes of what was just erased."""
         path = self.settings.index_path
-        for file in path.parent.glob(f"{path.name}*"):
+        files = list(path.parent.glob(f"{path.name}*"))
+        for file in files:
             file.unlink(missing_ok=True)
+        return files
 
     def read_media(self, path: Path) -> bytes:
         """Read a file, but no more of it than is taken."""

@@ -54,6 +54,9 @@ class Settings(BaseModel):
     database_url: Annotated[str, AfterValidator(_database)] = Field(
         "", description="database of the record; empty: SQLite inside home"
     )
+    withdrawals_file: Path | None = Field(
+        None, description="list of what was withdrawn, which no backup brings back; empty: inside home"
+    )
     database_connections: int = Field(
         16, ge=2, le=1000, description="most connections to PostgreSQL, and one to listen"
     )
@@ -87,6 +90,11 @@ class Settings(BaseModel):
     def index_path(self) -> Path:
         """Where the index cache is kept."""
         return self.home / "index.cache"
+
+    @property
+    def withdrawals_path(self) -> Path:
+        """Where the list of what was withdrawn is kept."""
+        return self.withdrawals_file or self.home / "withdrawals.jsonl"
 
     @property
     def worker_count(self) -> int:

@@ -1,9 +1,10 @@
-"""`staydown doctor` looks at everything and repairs nothing."""
+"""`staydown doctor` looks at everything, and repairs what can be made anew, when asked to."""
 
 import json
 import sqlite3
 from pathlib import Path
 
+import pytest
 from serving import staydown
 
 from benchmarks import corpus
@@ -29,7 +30,10 @@ def filled(home: Path) -> None:
 def test_all_is_well(tmp_path: Path) -> None:
     filled(tmp_path)
     found = findings(tmp_path)
-    assert set(found) == {"record", "keys", "audit log", "index cache", "workers"}
+    assert set(found) == {
+        "record", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals", "erasure",
+        "leftovers", "backups", "workers",
+    }  # fmt: skip
     assert all(finding.ok for finding in found.values()), found
     assert "1 contents" in found["record"].detail
     assert found["keys"].detail == "1 valid"
@@ -77,7 +81,7 @@ def test_the_command_shows_settings_without_secrets(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert said["settings"]["home"] == str(tmp_path)
     assert {finding["what"] for finding in said["findings"]} >= {"record", "workers"}
-    assert all(set(finding) == {"what", "ok", "detail"} for finding in said["findings"])
+    assert all(set(finding) == {"what", "ok", "code", "detail"} for finding in said["findings"])
     filled(tmp_path)
     with sqlite3.connect(tmp_path / "staydown.db") as database:
         database.execute("delete from audit where seq = 1")
@@ -96,3 +100,80 @@ def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"hunter2" not in done.stderr + done.stdout
     assert b"Traceback" not in done.stderr
+
+
+# --- what disagrees ---------------------------------------------------------------------
+
+
+def run(home: Path, *arguments: str) -> tuple[int, dict[str, str | None], list[str]]:
+    done = staydown(home, "doctor", "--json", *arguments, workers="1")
+    said = json.loads(done.stdout)
+    return done.returncode, {f["what"]: f["code"] for f in said["findings"] if f["code"]}, said["repaired"]
+
+
+def broken(home: Path, how: str) -> None:
+    """Break one thing."""
+    if how == "leftovers":
+        (home / "index.cache.99999999.part").write_bytes(b"x")
+        (home / "restore.99999999.part-wal").write_bytes(b"x")
+    elif how == "withdrawals_incomplete":
+        with Engine(Settings(home=home, workers=1)) as engine:
+            (content,) = engine.record.contents("b")
+            engine.withdraw([content.content_id], reason="r", actor="t")
+        (home / "withdrawals.jsonl").unlink()
+    elif how == "index_cache_disagrees":
+        (home / "index.cache").write_bytes(b"staydown-index\nrubbish")
+    else:
+        with sqlite3.connect(home / "staydown.db") as database:
+            database.execute("update content set withdrawn_at = 'now', fingerprint = null")
+        database.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "others"),
+    [("leftovers", set()), ("withdrawals_incomplete", set()), ("index_cache_disagrees", set()),
+     ("withdrawn_hashes_kept", {"withdrawals_incomplete", "index_disagrees"})],
+)  # fmt: skip
+def test_what_is_broken_is_named_left_and_repaired_when_asked(how: str, others: set[str], tmp_path: Path) -> None:
+    filled(tmp_path)
+    broken(tmp_path, how)
+    status, codes, repaired = run(tmp_path)
+    assert (status, repaired) == (2, [])
+    assert how in codes.values()
+    assert set(codes.values()) <= {how, *others}
+    assert run(tmp_path)[1] == codes  # nothing was changed
+    status, codes, repaired = run(tmp_path, "--repair")
+    assert (status, codes) == (0, {})
+    assert how in repaired
+    assert run(tmp_path) == (0, {}, [])
+
+
+def test_an_index_that_lacks_or_has_too_much_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from indexer.record import Record
+
+    filled(tmp_path)
+    (tmp_path / "index.cache").unlink()
+    whole = Record.signals_since
+
+    def nothing_new(record: Record, revision: int) -> object:
+        """Give the index nothing when it asks for all, and the doctor what there is."""
+        return iter(()) if revision == 0 else whole(record, revision)
+
+    monkeypatch.setattr(Record, "signals_since", nothing_new)
+    assert findings(tmp_path)["index"].code == "index_disagrees"
+
+
+def test_a_damaged_file_is_found(tmp_path: Path) -> None:
+    from service import upkeep
+
+    filled(tmp_path)
+    with Engine(Settings(home=tmp_path, workers=1)) as engine:
+        upkeep.back_up(engine, tmp_path / "b", actor="t")
+    assert findings(tmp_path)["backups"].detail == "1 whole of 1 known"
+    (tmp_path / "b").write_bytes(b"x" + (tmp_path / "b").read_bytes())
+    assert findings(tmp_path)["backups"].code == "backup_damaged"
+    with sqlite3.connect(tmp_path / "staydown.db") as database:
+        database.execute("pragma foreign_keys=off")
+        database.execute("delete from bank")
+    database.close()
+    assert findings(tmp_path)["record"].code == "record_damaged"

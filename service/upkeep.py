@@ -1,0 +1,103 @@
+"""Looking after a store: backup, restore, erasure; and the thread in which the service erases by itself."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer import backup
+from indexer.engines import is_server
+from indexer.erasure import Eraser, Receipt
+from indexer.errors import IndexerError, WithdrawalsUnknown
+from indexer.tombstones import Known, Tombstones, joined
+from indexer.withdrawals import BACKUP
+from service.engine import Engine
+from service.logs import log
+
+EVERY_S, STOP_S = 300.0, 1.0
+_SHARE = 0.01  # of the time, at most, in which others wait for an erasure to write
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was restored, and what is known of withdrawals since."""
+
+    seal: backup.Seal
+    known: Known
+
+
+def eraser(engine: Engine) -> Eraser:
+    """Return what erases this store's withdrawn content."""
+    return Eraser(engine.store, engine.withdrawals, engine.drop_cache)
+
+
+def erase(engine: Engine) -> Receipt:
+    """Make sure that what was withdrawn is physically gone."""
+    engine.tombstones.complete(engine.withdrawals)
+    return eraser(engine).erase(engine.tombstones.known())
+
+
+def back_up(engine: Engine, path: Path, *, actor: str) -> backup.Seal:
+    """Write a backup, and remember where; BackupExists."""
+    path = path.absolute()
+    engine.tombstones.complete(engine.withdrawals)
+    seal = backup.write(engine.store, path)
+    with engine.store.change(actor, counted=False) as change:
+        change.log(BACKUP, str(path), revision=seal.revision, contents=seal.contents)
+    return seal
+
+
+def restore(engine: Engine, path: Path, lists: Sequence[Path], *, without: bool = False) -> Restored:
+    """Put a backup into an empty store, without what is known to be withdrawn.
+
+    InvalidBackup, StoreNotEmpty, and WithdrawalsUnknown if no list is there or one is damaged,
+    unless that is accepted by `without`. What other lists tell is taken into our own first: a
+    restore that is cut short forgets none of it.
+    """
+    files = [engine.tombstones.path, *lists]
+    missing = [file for file in lists if not file.exists()]
+    known = joined(Tombstones(file).known() for file in files)
+    if not without and (missing or known.damaged_lines or not any(file.exists() for file in files)):
+        raise WithdrawalsUnknown
+    engine.tombstones.take_in(known)
+    seal = backup.restore(path, engine.store, known)
+    engine.drop_cache()
+    return Restored(seal, known)
+
+
+class Upkeep:
+    """The thread that erases what was withdrawn, every few minutes if there is anything.
+
+    Not on PostgreSQL: writing its tables anew locks them against checks too, on every machine.
+    """
+
+    def __init__(self, engine: Engine, every_s: float = EVERY_S) -> None:
+        self._engine, self._every_s = engine, every_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        if is_server(self._engine.store.engine):
+            self._ended.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, without waiting for an erasure under way: it is whole or not done."""
+        self._ended.set()
+        self._thread.join(timeout=STOP_S)
+
+    def _run(self) -> None:
+        wait_s = self._every_s
+        while not self._ended.wait(wait_s):
+            start = time.monotonic()
+            try:
+                if eraser(self._engine).pending():
+                    receipt = erase(self._engine)
+                    log().info(
+                        "erased", receipt=receipt.receipt_id, contents=len(receipt.content_ids), left=receipt.left
+                    )
+            except IndexerError as error:  # it may come back
+                log().error("erasure waits", code=error.word)
+            wait_s = max(self._every_s, (time.monotonic() - start) / _SHARE)
