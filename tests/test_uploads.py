@@ -18,8 +18,9 @@ from service.uploads import Upload, read_upload
 
 
 def request(pieces: Sequence[bytes], kind: str, *, gone: bool = False, pause_s: float = 0, **headers: str) -> Request:
-    """Return a request whose body arrives in these pieces."""
-    app = SimpleNamespace(state=SimpleNamespace(settings=SimpleNamespace(upload_timeout_s=0.2)))
+    """Return a request whose body arrives in these pieces; one that pauses has a fifth of a second."""
+    timeout_s = 0.2 if pause_s else 60.0  # a busy machine is no slow client
+    app = SimpleNamespace(state=SimpleNamespace(settings=SimpleNamespace(upload_timeout_s=timeout_s)))
     given = [(b"content-type", kind.encode("latin-1"))]
     given += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     left = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
