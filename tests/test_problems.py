@@ -504,7 +504,11 @@ def test_a_client_that_never_goes_on_does_not_keep_its_place(small: Local, photo
 # --- the server's own -----------------------------------------------------------------------
 
 
-def test_while_the_index_is_loading_nothing_is_judged(local: Local, admin: Api, photo_jpeg: bytes) -> None:
+def test_while_the_index_is_loading_nothing_is_judged(
+    local: Local, admin: Api, photo_jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local.engine.index, "refresh", lambda _: 0)  # else the watch says that it is ready
+    time.sleep(0.1)  # for a look that began before
     local.engine.index.ready = False
     try:
         answers = [admin.post("/v1/check", photo_jpeg), admin.post("/v1/check/hashes", signals())]
