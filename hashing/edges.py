@@ -64,17 +64,23 @@ def scaled(across: float, down: float) -> Map:
     return np.array([[across, 0.0, across / 2 - 0.5], [0.0, down, down / 2 - 0.5], [0.0, 0.0, 1.0]])
 
 
+def warped(plane: Plane, matrix: Map, size: tuple[int, int], finer: int) -> Plane:
+    """Return a plane as a map lays it over a picture `finer` times `size` (width, height), scaled down to that size.
+
+    A warp alone takes single pixels of a larger picture; the mean of finer ones does not flicker.
+    """
+    fine = cv2.warpPerspective(plane, matrix, (finer * size[0], finer * size[1]))
+    return np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def laid(plane: Plane, matrix: Map, reference: np.void, finer: int = 2) -> tuple[Floats, NDArray[np.bool_], float]:
     """Lay a plane over a reference; return its slopes (2, 32, 32), which of those the plane shows whole (32, 32), and
     which share of the reference it shows.
-
-    A warp alone takes single pixels of a larger picture; the mean of `finer` ones does not flicker.
     """
     fine, square = finer * GRID_PIXELS, (GRID_PIXELS, GRID_PIXELS)
     through = scaled(fine / float(reference["width"]), fine / float(reference["height"])) @ matrix
-    over = cv2.resize(cv2.warpPerspective(plane, through, (fine, fine)), square, interpolation=cv2.INTER_AREA)
-    covered = cv2.warpPerspective(np.full(plane.shape, 255, np.uint8), through, (fine, fine))
-    shown = cv2.resize(covered, square, interpolation=cv2.INTER_AREA) >= 253
+    over = warped(plane, through, square, finer)
+    shown = warped(np.full(plane.shape, 255, np.uint8), through, square, finer) >= 253
     whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
     return slopes(np.where(shown, over, 0).astype(np.float32)), whole, float(shown.mean())
 

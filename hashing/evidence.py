@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.edges import BLOCKS, BLOCKS_A_SIDE, NOT_SHOWN, Floats, Map, Plane, compare, scaled
+from hashing.edges import BLOCKS, BLOCKS_A_SIDE, NOT_SHOWN, Floats, Map, Plane, compare, scaled, warped
 from hashing.keypoints import describe, detect, places
 from hashing.signals import HASH_BITS, MAX_KEYPOINTS, SKETCH_DTYPE
 
@@ -135,10 +135,10 @@ def _first(query: np.void, reference: np.void) -> _Fit | None:
 
 def _straight(plane: Plane, matrix: Map, width: int, height: int) -> tuple[Plane, Plane]:
     """Return a picture as the reference would show it, and where it shows anything (0 or 255), each (height, width)."""
-    fine = cv2.warpPerspective(plane, scaled(_FINER, _FINER) @ matrix, (_FINER * width, _FINER * height))
+    straight = warped(plane, scaled(_FINER, _FINER) @ matrix, (width, height), _FINER)
     shown = cv2.warpPerspective(np.full(plane.shape, 255, np.uint8), matrix, (width, height))
     shown = cv2.erode(shown, np.ones((_MARGIN_PX, _MARGIN_PX), np.uint8), borderValue=0)
-    return np.asarray(cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA), np.uint8), np.asarray(shown)
+    return straight, np.asarray(shown)
 
 
 def _again(plane: Plane, first: _Fit, reference: np.void) -> _Fit | None:

@@ -46,12 +46,13 @@ def _centres() -> Codes:
 def _coarse() -> Any:
     """Return the search over the centres, which all segments share."""
     flat: Any = faiss.IndexBinaryFlat(HASH_BITS)
-    flat.add(_centres())
+    flat.add(CENTRES)
     return flat
 
 
+CENTRES = _centres()
+CENTRES_SHA256 = hashlib.sha256(CENTRES.tobytes()).hexdigest()
 _COARSE = _coarse()
-CENTRES_SHA256 = hashlib.sha256(_centres().tobytes()).hexdigest()
 LISTS = int(_COARSE.ntotal)
 
 

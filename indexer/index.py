@@ -6,8 +6,8 @@ saved as one file (`snapshot`).
 
 What is withdrawn, or held by a reviewer, stays in a segment until the next `compact`; the
 record is asked about every hit, so it can no longer answer. Where there are few sketches,
-they are forgotten at the next refresh. What a reviewer releases has a new key in the record, so that it is taken in
-like what is new.
+they are forgotten at the next refresh. What a reviewer releases has a new key in the
+record, so that it is taken in like what is new.
 
 A snapshot that disagrees in anything is not loaded: a damaged one, one of another store, of
 other profiles or centres, or of a record that was since replaced by its backup (`history`,

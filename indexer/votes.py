@@ -18,7 +18,6 @@ from hashing.signals import SCALE_STEP
 
 Keys = NDArray[np.int64]
 Keypoints = NDArray[np.void]
-Floats = NDArray[np.float64]
 
 MOST = 48  # votes of one sketch that are compared with one another: more would be no surer
 LEAST = 3  # fewer votes than this say nothing
@@ -43,9 +42,9 @@ class Cast:
         return Cast(self.voter[chosen], self.sketch[chosen], self.ours[chosen], self.theirs[chosen])
 
 
-def _ranks(groups: Keys) -> Keys:
-    """Return for sorted group numbers which member of its group each is."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)
+def _runs(groups: Keys) -> tuple[Keys, Keys]:
+    """Return for each of sorted group numbers where its group starts and stops."""
+    return np.searchsorted(groups, groups), np.searchsorted(groups, groups, side="right")
 
 
 def _once(cast: Cast) -> Cast:
@@ -59,14 +58,13 @@ def _once(cast: Cast) -> Cast:
 
 def _enough(cast: Cast) -> Cast:
     """Keep up to MOST votes of each sketch that has LEAST."""
-    rank = _ranks(cast.sketch)
-    many = np.searchsorted(cast.sketch, cast.sketch, side="right") - np.searchsorted(cast.sketch, cast.sketch)
-    return cast.take((many >= LEAST) & (rank < MOST))
+    start, stop = _runs(cast.sketch)
+    return cast.take((stop - start >= LEAST) & (np.arange(len(start)) - start < MOST))
 
 
 def _pairs(sketch: Keys) -> tuple[Keys, Keys]:
     """Return (one, other) of all pairs of votes for the same sketch, each pair in both orders."""
-    start, stop = np.searchsorted(sketch, sketch), np.searchsorted(sketch, sketch, side="right")
+    start, stop = _runs(sketch)
     many = stop - start
     one = np.repeat(np.arange(len(sketch)), many)
     step = np.arange(len(one)) - np.repeat(np.cumsum(many) - many, many)

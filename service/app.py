@@ -1,7 +1,6 @@
 """The HTTP service: `create_app(settings)`. Nothing is read at import; the lifespan owns what is closed."""
 
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,10 +22,10 @@ from service.metrics import Metrics
 from service.middleware import Gate, Observed
 from service.problems import STATUS
 from service.settings import Settings
-from service.upkeep import Upkeep
+from service.upkeep import Upkeep, paced
 
 VERSION = "0.1.0"
-_TEND_EVERY_S = 60.0
+_TEND_EVERY_S, _TEND_SHARE = 60.0, 0.02  # of one core's time, at most
 _BODIES = (
     schemas.LinkIn,
     schemas.SignalsIn,
@@ -50,16 +49,9 @@ def _load(engine: Engine, ended: threading.Event) -> None:
 
 
 def _tend(engine: Engine, ended: threading.Event) -> None:
-    """Load the index, and put it in order from time to time: at most a fiftieth of one core's time."""
+    """Load the index, and put it in order from time to time."""
     _load(engine, ended)
-    pause_s = _TEND_EVERY_S
-    while not ended.wait(pause_s):
-        started = time.monotonic()
-        try:
-            engine.tend_index()
-        except StoreBroken as error:
-            log().error("index not tended", code=error.word)
-        pause_s = max(_TEND_EVERY_S, 50 * (time.monotonic() - started))
+    paced(ended, engine.tend_index, _TEND_EVERY_S, _TEND_SHARE, "index not tended")
 
 
 @asynccontextmanager

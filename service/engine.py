@@ -88,8 +88,8 @@ class Engine:
             self.index.save(self.settings.index_path, self.record)
 
     def tend_index(self) -> None:
-        """Put the index in order, and write its cache where it lacks much; slow, and for a thread of its own."""
-        with suppress(OSError, StoreBroken):
+        """Put the index in order, and write its cache where it lacks much; StoreBroken. For a thread of its own."""
+        with suppress(OSError):
             self.index.tend(self.settings.index_path, self.record)
 
     @property

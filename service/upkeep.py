@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,18 @@ def restore(engine: Engine, path: Path, lists: Sequence[Path], *, without: bool 
     return Restored(seal, known)
 
 
+def paced(ended: threading.Event, action: Callable[[], object], every_s: float, share: float, failed: str) -> None:
+    """Do something from time to time until the end, and for at most a share of the time; `failed` is logged."""
+    wait_s = every_s
+    while not ended.wait(wait_s):
+        start = time.monotonic()
+        try:
+            action()
+        except IndexerError as error:  # what it needs may come back
+            log().error(failed, code=error.word)
+        wait_s = max(every_s, (time.monotonic() - start) / share)
+
+
 class Upkeep:
     """The thread that erases what was withdrawn, every few minutes if there is anything.
 
@@ -89,15 +101,9 @@ class Upkeep:
         self._thread.join(timeout=STOP_S)
 
     def _run(self) -> None:
-        wait_s = self._every_s
-        while not self._ended.wait(wait_s):
-            start = time.monotonic()
-            try:
-                if eraser(self._engine).pending():
-                    receipt = erase(self._engine)
-                    log().info(
-                        "erased", receipt=receipt.receipt_id, contents=len(receipt.content_ids), left=receipt.left
-                    )
-            except IndexerError as error:  # it may come back
-                log().error("erasure waits", code=error.word)
-            wait_s = max(self._every_s, (time.monotonic() - start) / _SHARE)
+        paced(self._ended, self._erase, self._every_s, _SHARE, "erasure waits")
+
+    def _erase(self) -> None:
+        if eraser(self._engine).pending():
+            receipt = erase(self._engine)
+            log().info("erased", receipt=receipt.receipt_id, contents=len(receipt.content_ids), left=receipt.left)

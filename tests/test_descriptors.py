@@ -109,7 +109,7 @@ def test_the_keypoints_that_a_picture_needs_most_vote() -> None:
 
 
 def test_the_centres_are_distinct_and_make_even_lists(real: Sketches) -> None:
-    centres = descriptors._centres()
+    centres = descriptors.CENTRES
     assert centres.shape == (4096, 32) == np.unique(centres, axis=0).shape
     sizes = np.bincount(descriptors._segment(np.arange(100), real).lists, minlength=4096)  # type: ignore[union-attr]
     assert len(sizes) * (sizes.astype(float) ** 2).sum() / sizes.sum() ** 2 < 3

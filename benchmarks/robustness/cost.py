@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 
+from benchmarks.corpus import Picture
 from benchmarks.measure import machine
 from benchmarks.robustness import corpus
 from benchmarks.robustness.edits_base import decode, encode, scaled
@@ -25,8 +26,8 @@ from service.settings import Settings
 _PIXELS = 1_000_000
 
 
-def _megapixel(path: Path) -> bytes:
-    picture = corpus.load(path)
+def megapixel(picture: Picture) -> bytes:
+    """Return a picture as a JPEG of a megapixel."""
     height, width = picture.shape[:2]
     return encode(scaled(picture, (_PIXELS / (height * width)) ** 0.5))
 
@@ -63,7 +64,7 @@ def main() -> None:
     split = corpus.pictures(asked.folders, asked.split, 1)
     with Engine(Settings.model_validate({"home": str(asked.home / "staydown"), "workers": 1})) as engine:
         engine.load_index()
-        rows = measure(engine, (_megapixel(item.path) for item in split.distractors), asked.count)
+        rows = measure(engine, (megapixel(corpus.load(item.path)) for item in split.distractors), asked.count)
         print(machine(), engine.index.sizes())
     names = ("decoding", "decoding and PDQ", "check")
     for name, times in zip(names, zip(*rows, strict=True), strict=True):

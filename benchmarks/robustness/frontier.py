@@ -10,9 +10,8 @@ ratio to decoding the same picture as a JPEG of a megapixel and hashing it with 
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -22,19 +21,14 @@ from benchmarks.corpus import Picture
 from benchmarks.measure import machine
 from benchmarks.robustness import corpus, keypoint_fit
 from benchmarks.robustness.corpus import Item
-from benchmarks.robustness.edits import apply
-from benchmarks.robustness.edits_base import decode, encode, scaled
+from benchmarks.robustness.cost import megapixel
+from benchmarks.robustness.edits_base import decode
 from benchmarks.robustness.keypoint_fit import COPY, PLAIN, Query
 from hashing import evidence
-from hashing.evidence import PAIR_DTYPE
 from hashing.hasher import confirm_pairs
-from hashing.keypoints import QUERY_KEYPOINTS, plane_of, sketch_both, turned_over
-from hashing.media import Frame
 from hashing.pdq import pdq
 from hashing.signals import SignalType, Sketches, distances
 from indexer import descriptors
-from indexer.descriptors import voters
-from indexer.keypoint_matcher import CANDIDATES
 from indexer.policy import POLICIES, keypoint_score
 
 Setting = Mapping[str, int]
@@ -50,7 +44,6 @@ SETTINGS: dict[str, Setting] = {
     "2 lists": {"PROBES": 2},
     "8 lists, whatever their distance": {"PROBES": 8, "FURTHER_BITS": 256},
 }
-_PIXELS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +68,7 @@ def _open(setting: Setting, items: Sequence[Item], sketches: Sketches, partners:
 
 
 def _base_s(picture: Picture) -> float:
-    height, width = picture.shape[:2]
-    data = encode(scaled(picture, (_PIXELS / (height * width)) ** 0.5))
+    data = megapixel(picture)
     start = time.process_time()
     pdq(decode(data))
     return time.process_time() - start
@@ -90,24 +82,18 @@ def _missed(picture: Picture, item: Item) -> bool:
 
 def ask(query: Query) -> Seen | None:
     """Ask this process's bank; None of a copy that PDQ finds."""
-    bank, picture = keypoint_fit.opened_bank(), corpus.load(query.item.path)
-    if query.edit:
-        picture = decode(apply(query.edit, picture, query.seed, bank.partners))
-        if not _missed(picture, query.item):
-            return None
+    picture = keypoint_fit.shown(query)
+    if query.edit and not _missed(picture, query.item):
+        return None
     times = [time.process_time()]
-    plane = plane_of(Frame(picture))
-    planes, rows = [plane, turned_over(plane)], sketch_both(plane, QUERY_KEYPOINTS)
+    planes, rows = keypoint_fit.looked(picture)
     times.append(time.process_time())
-    voted = [bank.descriptors.vote(voters(row)).sketch_pk[:CANDIDATES] for row in rows]
+    numbers, pairs = keypoint_fit.candidates(rows)
     times.append(time.process_time())
-    pairs = np.zeros(sum(map(len, voted)), PAIR_DTYPE)
-    numbers = np.concatenate(voted)
-    pairs["query"] = np.repeat(np.arange(len(rows)), [len(each) for each in voted])
-    pairs["reference"] = bank.sketches[numbers]
     scores = keypoint_score(confirm_pairs(rows, planes, pairs))
     times.append(time.process_time())
-    right = np.array([bank.items[number].sha256 == query.item.sha256 for number in numbers.tolist()], bool)
+    items = keypoint_fit.opened_bank().items
+    right = np.array([items[number].sha256 == query.item.sha256 for number in numbers], bool)
     taken = np.diff(times).tolist()
     base_s = 0.0 if query.edit else _base_s(picture)
     return Seen(query, bool(right.any()), float(scores[right].max(initial=-np.inf)), len(numbers),
@@ -138,28 +124,23 @@ def main() -> None:
     parser.add_argument("--strangers", type=int, default=100)
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    split = corpus.pictures(asked.folders, "tune", asked.processes, asked.fill)
-    items = [*split.bank, *split.fill]
-    with corpus.workers(asked.processes, cv2.setNumThreads, 1) as pool:
-        sketches = np.concatenate(list(pool.map(keypoint_fit.sketched, [item.path for item in items], chunksize=64)))
-    partners = [item.path for item in split.distractors[-keypoint_fit.PARTNERS :]]
-    every = keypoint_fit.queries(split, asked.queries)
-    chosen = list(_chosen(every, asked.strangers))
-    print(machine(), f"{len(items)} pictures enrolled")
+    split, opening = keypoint_fit.enrolled(asked.folders, asked.fill, asked.processes)
+    chosen = _chosen(keypoint_fit.queries(split, asked.queries), asked.strangers)
+    print(machine(), f"{len(opening[0])} pictures enrolled")
     print(
         "| setting | is a candidate % | match % | a stranger's candidates | sketch ms | votes ms | confirm ms | ratio |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, setting in SETTINGS.items():
-        with corpus.workers(asked.processes, _open, setting, items, sketches, partners) as pool:
+        with corpus.workers(asked.processes, _open, setting, *opening) as pool:
             seen = [each for each in pool.map(ask, chosen, chunksize=16) if each is not None]
         print(line(name, seen), flush=True)
 
 
-def _chosen(every: Iterator[Query], strangers: int) -> Iterator[Query]:
+def _chosen(every: Iterable[Query], strangers: int) -> list[Query]:
     found = list(every)
-    plain = [query for query in found if query.kind == PLAIN][:strangers]
-    yield from chain((query for query in found if query.kind == COPY), plain)
+    plain = [query for query in found if query.kind == PLAIN]
+    return [query for query in found if query.kind == COPY] + plain[:strangers]
 
 
 if __name__ == "__main__":

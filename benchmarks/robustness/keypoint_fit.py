@@ -1,6 +1,6 @@
 """`python -m benchmarks.robustness.keypoint_fit FOLDER…`: the numbers by which policy scores keypoint evidence.
 
-A bank of pictures of the tune half (and of `--fill` folders) is sketched. It is asked about
+A bank of pictures of the tune half (and of `--fill` folders) is _sketched. It is asked about
 copies of some by every edit, strangers as they are and through the same edits, and each of
 its own pictures: what else of the bank looks like it. Every candidate that the votes bring
 is confirmed. A logistic regression tells right pairs from wrong ones; the scores of the
@@ -27,7 +27,8 @@ from benchmarks.robustness import corpus
 from benchmarks.robustness.corpus import Item, Split
 from benchmarks.robustness.edits import EDITS, apply
 from benchmarks.robustness.edits_base import decode
-from hashing.evidence import PAIR_DTYPE, Evidence
+from hashing.edges import Plane
+from hashing.evidence import PAIR_DTYPE, Pairs
 from hashing.hasher import confirm_pairs
 from hashing.keypoints import ENROLL_KEYPOINTS, QUERY_KEYPOINTS, plane_of, sketch, sketch_both, turned_over
 from hashing.media import Frame
@@ -38,7 +39,7 @@ from indexer.policy import keypoint_enough, keypoint_features
 
 Floats = NDArray[np.float64]
 _STEPS, _RIDGE = 60, 0.5
-PARTNERS = 12
+_PARTNERS = 12
 _SAME = Path(__file__).with_name("same.txt")
 COPY, PLAIN, EDITED, ALIKE = "copies", "strangers", "strangers, edited", "look-alikes"
 
@@ -72,11 +73,11 @@ class Asked:
     features: Floats
 
 
+Opening = tuple[Sequence[Item], Sketches, Sequence[Path]]
 _banks: list[Bank] = []
 
 
-def sketched(path: Path) -> Sketches:
-    """Return a picture's sketch, as enrolled."""
+def _sketched(path: Path) -> Sketches:
     return sketch(plane_of(Frame(corpus.load(path))), ENROLL_KEYPOINTS)
 
 
@@ -87,31 +88,47 @@ def open_bank(items: Sequence[Item], sketches: Sketches, partners: Sequence[Path
     _banks[:] = [bank]
 
 
+def enrolled(folders: Sequence[Path], fill: Sequence[Path], processes: int) -> tuple[Split, Opening]:
+    """Return the tune half, and what `open_bank` takes: its pictures enrolled, and what fills the bank."""
+    split = corpus.pictures(folders, "tune", processes, fill)
+    items = [*split.bank, *split.fill]
+    with corpus.workers(processes, cv2.setNumThreads, 1) as pool:
+        sketches = np.concatenate(list(pool.map(_sketched, [item.path for item in items], chunksize=64)))
+    return split, (items, sketches, [item.path for item in split.distractors[-_PARTNERS:]])
+
+
 def opened_bank() -> Bank:
     """Return this process's bank."""
     return _banks[0]
 
 
-def _candidates(picture: Picture) -> tuple[list[int], Evidence]:
-    """Return the numbers of the bank's pictures that the votes bring, and the evidence for each."""
-    bank, plane = _banks[0], plane_of(Frame(picture))
-    planes, rows = [plane, turned_over(plane)], sketch_both(plane, QUERY_KEYPOINTS)
-    found: list[tuple[int, int]] = []
-    for number, row in enumerate(rows):
-        votes = bank.descriptors.vote(voters(row))
-        best = zip(votes.sketch_pk[:CANDIDATES].tolist(), votes.votes[:CANDIDATES].tolist(), strict=True)
-        found += [(number, pk) for pk, _ in best]
+def candidates(rows: Sketches) -> tuple[list[int], Pairs]:
+    """Return the numbers of the bank's pictures that the votes of a query's sketches bring, paired with these."""
+    bank = _banks[0]
+    voted = [bank.descriptors.vote(voters(row)).sketch_pk[:CANDIDATES].tolist() for row in rows]
+    found = [(number, pk) for number, best in enumerate(voted) for pk in best]
     pairs = np.zeros(len(found), PAIR_DTYPE)
     pairs["query"], pairs["reference"] = [n for n, _ in found], bank.sketches[[pk for _, pk in found]]
-    return [pk for _, pk in found], confirm_pairs(rows, planes, pairs)
+    return [pk for _, pk in found], pairs
+
+
+def shown(query: Query) -> Picture:
+    """Return the picture that is asked about, edited."""
+    picture = corpus.load(query.item.path)
+    return decode(apply(query.edit, picture, query.seed, _banks[0].partners)) if query.edit else picture
+
+
+def looked(picture: Picture) -> tuple[list[Plane], Sketches]:
+    """Return a query's planes and sketches: the picture's, and its mirror image's."""
+    plane = plane_of(Frame(picture))
+    return [plane, turned_over(plane)], sketch_both(plane, QUERY_KEYPOINTS)
 
 
 def ask(query: Query) -> Asked:
     """Ask this process's bank."""
-    bank, picture = _banks[0], corpus.load(query.item.path)
-    if query.edit:
-        picture = decode(apply(query.edit, picture, query.seed, bank.partners))
-    numbers, evidence = _candidates(picture)
+    bank, (planes, rows) = _banks[0], looked(shown(query))
+    numbers, pairs = candidates(rows)
+    evidence = confirm_pairs(rows, planes, pairs)
     usable = keypoint_enough(evidence)
     found = [bank.items[number].sha256 for number, use in zip(numbers, usable, strict=True) if use]
     right = np.array([digest == query.item.sha256 for digest in found], bool)
@@ -135,7 +152,7 @@ def _same(one: str, other: str) -> bool:
 
 def queries(split: Split, copies: int) -> Iterator[Query]:
     """Yield everything that is asked."""
-    strangers = split.distractors[:-PARTNERS]
+    strangers = split.distractors[:-_PARTNERS]
     for edit in EDITS:
         start = zlib.crc32(edit.encode()) % 9973
         for number in range(copies):
@@ -212,12 +229,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=8, help="how many copies, and strangers, for each edit")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    split = corpus.pictures(asked.folders, "tune", asked.processes, asked.fill)
-    items = [*split.bank, *split.fill]
-    with corpus.workers(asked.processes, cv2.setNumThreads, 1) as pool:
-        sketches = np.concatenate(list(pool.map(sketched, [item.path for item in items], chunksize=64)))
-    partners = [item.path for item in split.distractors[-PARTNERS:]]
-    with corpus.workers(asked.processes, open_bank, items, sketches, partners) as pool:
+    split, opening = enrolled(asked.folders, asked.fill, asked.processes)
+    items = opening[0]
+    with corpus.workers(asked.processes, open_bank, *opening) as pool:
         answers = list(pool.map(ask, queries(split, asked.queries), chunksize=32))
     right = np.concatenate([each.right for each in answers])
     features = np.concatenate([each.features for each in answers])
