@@ -21,6 +21,11 @@ BLOCKS = BLOCKS_A_SIDE**2
 NOT_SHOWN = -128  # of a block that the query does not show, or that has no edges in either picture
 _FEWEST_EDGES = 6  # of the 32 edge directions of a block; of fewer, nothing can be said
 _EDGE = 6.0  # a gradient below this, in grey levels over the blurred plane, is no edge
+_FINE_PIXELS = 2 * GRID_PIXELS  # side of the square on which covers are looked for
+_AROUND = np.ones((9, 9), np.uint8)
+_FLAT_RANGE, _FLAT_DEVIATION = 4, 2.0  # grey levels: around a pixel, and over a whole cover; cloth and walls have more
+_LEAST_FLAT = 512  # pixels of the square; less is a chance
+_GAP = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))  # in cells; eyes and mouth of a sticker are narrower
 
 Plane = NDArray[np.uint8]
 Map = NDArray[Any]  # 3×3, from places in one picture to places in another
@@ -73,12 +78,17 @@ def warped(plane: Plane, matrix: Map, size: tuple[int, int], finer: int) -> Plan
     return np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _through(matrix: Map, reference: np.void, side: int) -> Map:
+    """Return the map that lays a plane over a reference drawn as a square of so many pixels."""
+    return scaled(side / float(reference["width"]), side / float(reference["height"])) @ matrix
+
+
 def laid(plane: Plane, matrix: Map, reference: np.void, finer: int = 2) -> tuple[Floats, NDArray[np.bool_], float]:
     """Lay a plane over a reference; return its slopes (2, 32, 32), which of those the plane shows whole (32, 32), and
     which share of the reference it shows.
     """
-    fine, square = finer * GRID_PIXELS, (GRID_PIXELS, GRID_PIXELS)
-    through = scaled(fine / float(reference["width"]), fine / float(reference["height"])) @ matrix
+    square = (GRID_PIXELS, GRID_PIXELS)
+    through = _through(matrix, reference, finer * GRID_PIXELS)
     over = warped(plane, through, square, finer)
     shown = warped(np.full(plane.shape, 255, np.uint8), through, square, finer) >= 253
     whole = cv2.erode(shown.astype(np.uint8), np.ones((5, 5), np.uint8))[2::4, 2::4].astype(bool)
@@ -91,16 +101,45 @@ def _blocks(values: NDArray[Any]) -> Floats:
     return summed
 
 
-def compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[NDArray[np.int8], float]:
-    """Lay the plane over the reference; return the agreement of each block, and the share that is shown.
+def _flat_areas(fine: Plane) -> Plane:
+    """Return where a square of _FINE_PIXELS has large areas of one dead flat level: 1 there, else 0."""
+    flat = cv2.dilate(fine, _AROUND) - cv2.erode(fine, _AROUND) <= _FLAT_RANGE
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(flat.astype(np.uint8), connectivity=4)
+    some = (slice(None, None, 4), slice(None, None, 4))
+    label, level, chosen = labels[some], fine[some], np.zeros(count, np.uint8)
+    for number in np.flatnonzero(facts[1:, cv2.CC_STAT_AREA] >= _LEAST_FLAT) + 1:
+        chosen[number] = level[label == number].std() <= _FLAT_DEVIATION
+    return np.asarray(cv2.dilate(chosen[labels], _AROUND), np.uint8)
 
-    Where only one of the two has edges, they disagree: another subject may be plain.
+
+def covered(plane: Plane, matrix: Map, reference: np.void) -> NDArray[np.bool_]:
+    """Return which cells (32, 32) of a reference something drawn hides in a plane: a bar, a box, a sticker.
+
+    What is drawn is dead flat, but for narrow parts; what a camera sees has noise and shade. A cover says nothing
+    of what is under it, so that it is neither for nor against a match.
+    """
+    through = _through(matrix, reference, _FINE_PIXELS)
+    fine = cv2.warpPerspective(plane, through, (_FINE_PIXELS, _FINE_PIXELS))
+    middles = slice(_FINE_PIXELS // GRID_SIDE // 2, None, _FINE_PIXELS // GRID_SIDE)
+    flat = np.pad(_flat_areas(np.asarray(fine, np.uint8))[middles, middles], len(_GAP))
+    inside = slice(len(_GAP), -len(_GAP))
+    return np.asarray(cv2.morphologyEx(flat, cv2.MORPH_CLOSE, _GAP)[inside, inside], bool)
+
+
+def compare(plane: Plane, matrix: Map, reference: np.void) -> tuple[NDArray[np.int8], float, float]:
+    """Lay the plane over the reference; return the agreement of each block, which share of the reference the plane
+    shows, and which share of the edges there is hidden by covers.
+
+    Where only one of the two has edges, they disagree: another subject may be plain. What is `covered` is not shown.
     """
     values, whole, share_shown = laid(plane, matrix, reference)
-    ours = (sharp(values) * whole).astype(np.int8)
-    theirs = (unpack_edges(reference["grid"]) * whole).astype(np.int8)
+    known, hidden = unpack_edges(reference["grid"]), covered(plane, matrix, reference)
+    edged = whole & known.any(axis=0)
+    share_hidden = float((edged & hidden).sum() / max(edged.sum(), 1))
+    whole &= ~hidden
+    ours, theirs = (sharp(values) * whole).astype(np.int8), (known * whole).astype(np.int8)
     here, there = _blocks(np.abs(ours)), _blocks(np.abs(theirs))
     most = np.maximum(here, there)
     share = _blocks(ours * theirs) / np.maximum(np.maximum(np.sqrt(here * there), most / 2), 1.0)
     used = (most >= _FEWEST_EDGES) & (_blocks(whole) >= BLOCK * BLOCK / 2)
-    return np.where(used, np.round(100 * share), NOT_SHOWN).astype(np.int8).ravel(), share_shown
+    return np.where(used, np.round(100 * share), NOT_SHOWN).astype(np.int8).ravel(), share_shown, share_hidden

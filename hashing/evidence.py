@@ -27,7 +27,7 @@ EVIDENCE_DTYPE = np.dtype(
     [
         ("inliers", "<u2"),  # one to one, counted once a place
         ("spread", "<u2"),  # of 64 parts of the reference, how many have an inlier
-        ("area", "<f4"),  # share of the reference that the query shows
+        ("area", "<f4"),  # share of the reference that the query shows, less what is covered there
         ("cover", "<f4"),  # share of the query that shows it
         ("turn_deg", "<f4"),  # by how much the copy is turned, clockwise (a mirrored one: once it is turned over)
         ("agreement", "i1", (BLOCKS,)),  # of the edges of each block of the reference, in hundredths, or NOT_SHOWN
@@ -185,8 +185,8 @@ def _evidence(plane: Plane, fit: _Fit, reference: np.void) -> Evidence:
     evidence = no_evidence()
     evidence["inliers"], evidence["spread"] = fit.inliers, fit.spread
     evidence["turn_deg"] = -np.degrees(np.arctan2(fit.matrix[1, 0], fit.matrix[0, 0]))
-    evidence["agreement"], area = compare(plane, fit.matrix, reference)
-    evidence["area"] = area
+    evidence["agreement"], area, hidden = compare(plane, fit.matrix, reference)
+    evidence["area"] = area * (1.0 - hidden)
     evidence["cover"] = _cover(plane, fit.matrix, reference, area)
     return evidence
 

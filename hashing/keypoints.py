@@ -37,6 +37,12 @@ Places = NDArray[np.int64]
 
 _PLACE_STEPS = 64
 _BANDS, _OCTAVES_A_BAND = 3, 3  # of scale: a copy may be much smaller or larger
+# How many corners each band gets, the finest first. Copies are made smaller more than larger: what is coarse in the
+# reference is fine in a small picture within a picture.
+Shares = tuple[int, int, int]
+_ALIKE: Shares = (1, 1, 1)
+_REFERENCE: Shares = (1, 1, 2)
+_QUERY: Shares = (3, 1, 1)
 _CORNERS = 10_000  # to choose from; of few, a caption has the most
 
 
@@ -57,7 +63,9 @@ def plane_of(frame: Frame) -> Plane:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, int], count: int) -> NDArray[np.int64]:
+def _evenly(
+    places: Floats, band: Places, strength: Floats, shape: tuple[int, int], count: int, shares: Shares
+) -> NDArray[np.int64]:
     """Choose up to `count`: the strongest of each part and scale of the picture, then the second strongest, …"""
     height, width = shape
     down, across = (
@@ -68,7 +76,7 @@ def _evenly(places: Floats, band: Places, strength: Floats, shape: tuple[int, in
     order = np.lexsort((-strength, part))
     first = np.r_[True, part[order][1:] != part[order][:-1]]
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
-    rank = np.arange(len(order)) - start
+    rank = (np.arange(len(order)) - start + 0.5) / np.array(shares)[band[order]]
     return order[np.lexsort((-strength[order], rank))][:count]
 
 
@@ -84,7 +92,7 @@ def _points(found: Sequence[Any]) -> Floats:
     return np.asarray(places, np.float32).reshape(-1, 2)
 
 
-def detect(plane: Plane, count: int, shown: Plane | None = None) -> list[Any]:
+def detect(plane: Plane, count: int, shown: Plane | None = None, shares: Shares = _ALIKE) -> list[Any]:
     """Return up to `count` corners (cv2.KeyPoint) of a uint8 plane, spread over it; `class_id` is their rank.
 
     Where `shown` (h, w) is 0 none is looked for.
@@ -92,7 +100,7 @@ def detect(plane: Plane, count: int, shown: Plane | None = None) -> list[Any]:
     found: Any = _orb().detect(plane, shown)
     strength = np.array([point.response for point in found], np.float32)
     band = np.array([point.octave for point in found], np.int64) // _OCTAVES_A_BAND
-    chosen = [found[number] for number in _evenly(_points(found), band, strength, plane.shape, count).tolist()]
+    chosen = [found[number] for number in _evenly(_points(found), band, strength, plane.shape, count, shares).tolist()]
     for rank, corner in enumerate(chosen):
         corner.class_id = rank
     return chosen
@@ -124,13 +132,13 @@ def turned_over(plane: Plane) -> Plane:
 
 
 def sketch(plane: Plane, count: int) -> Sketches:
-    """Return one row of SKETCH_DTYPE for a plane."""
-    return _sketch(plane, detect(plane, count))
+    """Return one row of SKETCH_DTYPE for a plane, as a reference has it."""
+    return _sketch(plane, detect(plane, count, shares=_REFERENCE))
 
 
 def sketch_both(plane: Plane, count: int) -> Sketches:
-    """Return two rows: of a plane, and of the plane turned over."""
-    corners = detect(plane, count)
+    """Return two rows for a query: of a plane, and of the plane turned over."""
+    corners = detect(plane, count, shares=_QUERY)
     over = [_over(corner, plane.shape[1]) for corner in corners]
     return np.concatenate([_sketch(plane, corners), _sketch(turned_over(plane), over, mirrored=True)])
 
