@@ -108,7 +108,8 @@ def _flat_areas(fine: Plane) -> Plane:
     some = (slice(None, None, 4), slice(None, None, 4))
     label, level, chosen = labels[some], fine[some], np.zeros(count, np.uint8)
     for number in np.flatnonzero(facts[1:, cv2.CC_STAT_AREA] >= _LEAST_FLAT) + 1:
-        chosen[number] = level[label == number].std() <= _FLAT_DEVIATION
+        levels = level[label == number]
+        chosen[number] = len(levels) > 0 and levels.std() <= _FLAT_DEVIATION
     return np.asarray(cv2.dilate(chosen[labels], _AROUND), np.uint8)
 
 
