@@ -185,3 +185,41 @@ rescan_item = Table(
     Column("request", JSON, nullable=False),
     Column("result", JSON(none_as_null=True)),
 )
+
+# Rescans that workers on any machine work off. An item's row goes when its result is there, and the result's
+# when its line was written: nothing of this is part of the record, and no backup has it (`passing`).
+queued_rescan = Table(
+    "queued_rescan",
+    metadata,
+    Column("rescan_id", String(32), primary_key=True),
+    Column("banks", JSON(none_as_null=True)),  # null: all
+    Column("total", Integer, nullable=False),
+    Column("submitted", Integer, nullable=False),
+    Column("seen_at", String(32), nullable=False),  # when its submitter was last there
+    info={"passing": True},
+)
+
+queued_item = Table(
+    "queued_item",
+    metadata,
+    Column("rescan_id", String(32), ForeignKey("queued_rescan.rescan_id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("request", Text, nullable=False),
+    info={"passing": True},
+)
+
+queued_result = Table(
+    "queued_result",
+    metadata,
+    Column("rescan_id", String(32), ForeignKey("queued_rescan.rescan_id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("result", Text, nullable=False),
+    info={"passing": True},
+)
+
+queue_schema = Table(  # which migrations of procrastinate, which keeps the jobs, its tables have
+    "queue_schema",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    info={"passing": True},
+)
