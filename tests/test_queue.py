@@ -2,17 +2,19 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from postgres import Postgres
 from sqlalchemy import text
 
-from indexer import queue_jobs
-from indexer.errors import StoreBroken
+from indexer import backup, queue_jobs
+from indexer.errors import StoreBroken, StoreNotEmpty
 from indexer.queue import JobsSchema, Queue, Range
 from indexer.queue_rescan import QueueWork
 from indexer.store import Store
+from indexer.tombstones import joined
 
 
 @pytest.fixture
@@ -198,6 +200,20 @@ def test_a_rescan_that_nobody_comes_back_to_is_forgotten(queue: Queue, store: St
     assert queue.forget(7) == 1
     assert (queue.find("r_old"), len(queue.items("r_new", (0, 9)))) == (None, 4)
     assert {row.rescan_id for row in rows(store, "queued_item")} == {"r_new"}
+
+
+def test_no_backup_has_what_is_queued(queue: Queue, store: Store, tmp_path: Path) -> None:
+    filled(queue, 4)
+    queue.settle("r_1", [(0, "{}")])
+    backup.write(store, tmp_path / "b")
+    assert b"ask 1" not in (tmp_path / "b").read_bytes()
+    with pytest.raises(StoreNotEmpty):
+        backup.restore(tmp_path / "b", store, joined([]))
+    new = Store(f"sqlite:///{tmp_path / 'new.db'}")
+    backup.restore(tmp_path / "b", new, joined([]))
+    assert new.store_id() == store.store_id()
+    assert rows(new, "queued_rescan") == rows(new, "queued_result") == []
+    new.close()
 
 
 # --- a worker's job ---------------------------------------------------------------------

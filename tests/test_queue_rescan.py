@@ -216,6 +216,8 @@ def test_a_database_that_restarts_costs_no_line(site: Site, tmp_path_factory: py
 def test_the_logs_and_the_jobs_hold_no_hash(site: Site) -> None:
     filled(site)
     manifest, out = listed(site, 300), site.folder / "out.jsonl"
+    with manifest.open("a") as file:
+        file.write('{"path": "http://127.0.0.1:9/good.jpg"}\n')
     submitter = site.start("submitter", "rescan", manifest, "--out", out, "--queue")
     wait_until(lambda: site.count("procrastinate_jobs") == 1)
     kept = str(site.server.sql("SELECT * FROM procrastinate_jobs", name_of(site.url)))
@@ -225,6 +227,7 @@ def test_the_logs_and_the_jobs_hold_no_hash(site: Site) -> None:
     for name in ("one", "submitter"):
         assert not re.search("[0-9a-f]{32}", site.log(name)), site.log(name)
         assert "good.jpg" not in site.log(name)
+    assert [line["reason"] for name, line in results(out) if name.startswith("http")] == ["link_refused"]
 
 
 # --- wrong usage ------------------------------------------------------------------------
