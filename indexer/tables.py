@@ -223,3 +223,45 @@ queue_schema = Table(  # which migrations of procrastinate, which keeps the jobs
     Column("name", String(255), primary_key=True),
     info={"passing": True},
 )
+
+# Hashes of checked media whose sender agreed, kept for some days to be asked about what is enrolled later. No
+# backup has them: it would keep them longer.
+retro_signal = Table(
+    "retro_signal",
+    metadata,
+    Column("retro_pk", _Key, primary_key=True),
+    Column("retro_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("reference", String(200)),
+    Column("kept_at", String(32), nullable=False, index=True),
+    Column("banks", JSON(none_as_null=True)),  # those that were asked; null: all
+    Column("known", JSON, nullable=False),  # ids of contents that the answer named
+    Column("media", JSON, nullable=False),
+    Column("frames", LargeBinary, nullable=False),  # FRAME_DTYPE
+    Column("exact", JSON, nullable=False),
+    info={"passing": True},
+    sqlite_autoincrement=True,
+)
+
+retro_mark = Table(  # the revision up to which all that is kept was asked about
+    "retro_mark",
+    metadata,
+    Column("mark_pk", Integer, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    info={"passing": True},
+)
+
+retro_match = Table(  # what was found; no hash
+    "retro_match",
+    metadata,
+    Column("match_pk", _Key, primary_key=True),
+    Column("retro_id", String(32), nullable=False),
+    Column("content_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("reference", String(200)),
+    Column("checked_at", String(32), nullable=False),
+    Column("found_at", String(32), nullable=False, index=True),
+    Column("match", JSON, nullable=False),
+    UniqueConstraint("retro_id", "content_id"),
+    sqlite_autoincrement=True,
+)

@@ -82,7 +82,7 @@ def test_a_library_has_one_owner(library: str, owners: set[str]) -> None:
 
 def test_sql_is_in_the_record_alone() -> None:
     names = ("engines", "store", "tables", "banks", "record", "hashes", "sketches", "companions", "holds", "ledger")
-    owners = {f"indexer/{name}.py" for name in (*names, "jobs", "queue", "withdrawals", "backup", "erasure")}
+    owners = {f"indexer/{name}.py" for name in (*names, "jobs", "queue", "retro", "withdrawals", "backup", "erasure")}
     assert {name for name in users("sqlalchemy") if not name.startswith("indexer/migrations/")} <= owners
 
 
