@@ -337,6 +337,18 @@ def test_a_submitter_that_dies_anywhere_goes_on(site: Site, queue: Queue) -> Non
     assert [row for row in rescans(queue) if queue.items(row[0], (0, 9)) or queue.results(row[0], 0, 9)] == []
 
 
+def test_a_result_goes_from_the_store_when_its_line_is_in_the_file(site: Site, queue: Queue) -> None:
+    out = site.folder / "out"
+
+    class Watched(Failing):
+        def hand_over(self, rescan_id: str, before: int) -> None:
+            assert lines_in(out) >= before
+            super().hand_over(rescan_id, before)
+
+    rescan_queued(LISTED, Watched(queue, 1000), queue_jobs.defer, out, banks=None, resume=False)
+    assert len(results(out)) == 5
+
+
 def test_a_file_that_was_begun_here_is_gone_on_with_by_workers(site: Site, queue: Queue) -> None:
     out = site.folder / "out"
     rescan([LISTED[3], LISTED[1]], judge, out, resume=False, workers=1)
