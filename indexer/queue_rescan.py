@@ -22,8 +22,8 @@ from indexer.queue import Defer, Queue, QueuedRescan, Range
 from indexer.rescan import Check, Result, Tally, answered, guarded, in_parallel, left_of, line_of, open_out
 from indexer.store import new_id
 
-JOB_ITEMS = 500
-_CHUNK_ITEMS = 20 * JOB_ITEMS
+JOB_COST, _MEDIA_COST = 500, 20  # of a job, and of media, where ready-made hashes cost one: a job takes seconds
+_CHUNK_ITEMS = 10_000
 _RESULTS = 1000  # read at a time
 _SETTLED, _SETTLED_S = 100, 1.0  # a worker writes results when it has so many, or after so long
 _POLL_S, _SEEN_S = 0.2, 60.0
@@ -138,9 +138,18 @@ def _submit(order: _Order, queue: Queue, defer: Defer) -> None:
     """Write the items that are not in the store yet, and jobs for them."""
     for first in range(order.found.submitted, len(order.left), _CHUNK_ITEMS):
         part = order.left[first : first + _CHUNK_ITEMS]
-        behind = first + len(part)
-        jobs = [(number, min(number + JOB_ITEMS, behind)) for number in range(first, behind, JOB_ITEMS)]
+        jobs = list(_jobs(part, first))
         queue.submit(order.found.rescan_id, first, [packed(item) for item in part], jobs, defer)
+
+
+def _jobs(items: Sequence[Item], first: int) -> Iterator[Range]:
+    """Divide items among jobs of about the same cost."""
+    start, cost, end = first, 0, first + len(items)
+    for behind, item in enumerate(items, start=first + 1):
+        cost += 1 if item.hashes else _MEDIA_COST
+        if cost >= JOB_COST or behind == end:
+            yield start, behind
+            start, cost = behind, 0
 
 
 def _fetch(order: _Order, queue: Queue, file: BufferedRandom, done: int, tally: Tally,

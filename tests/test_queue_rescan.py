@@ -18,6 +18,7 @@ from serving import COMMAND, environment, staydown, wait_until
 from shelf import codes, flipped, opened, still
 
 from benchmarks import corpus
+from hashing.signals import SignalType, View
 from indexer import queue_jobs
 from indexer.enroll import ReadyHash
 from indexer.errors import InvalidManifest
@@ -178,7 +179,8 @@ def test_a_worker_that_is_told_to_end_puts_its_job_back(site: Site) -> None:
     assert worker.wait(30) == 0, site.log("first")
     assert time.monotonic() - began_s < 10
     assert "worker ended" in site.log("first")
-    assert site.count("procrastinate_jobs", "status = 'todo'") == 1, "at once, and not when it is taken for dead"
+    assert site.count("procrastinate_jobs", "status = 'doing'") == 0, "at once, and not when it is taken for dead"
+    assert site.count("procrastinate_jobs", "attempts = 1") == 1
     assert 0 < site.count("queued_item") < 115
     site.worker("second")
     assert submitter.wait(60) == 0, site.log("submitter")
@@ -396,11 +398,22 @@ def test_one_rescan_at_a_time_writes_a_file(site: Site, queue: Queue) -> None:
     assert len(results(out)) == 5
 
 
+def test_jobs_are_of_about_the_same_cost_and_leave_nothing_out(site: Site, queue: Queue) -> None:
+    ready = (ReadyHash(SignalType.PDQ, "0" * 64),)
+    items = [Item(str(n), None, ready) if n % 100 < 90 else Item(str(n), Path(str(n))) for n in range(1234)]
+    with pytest.raises(Stopped):
+        rescan_queued(items, Failing(queue, 3), queue_jobs.defer, site.folder / "out", banks=None, resume=False)
+    made = [row[0] for row in site.server.sql("SELECT args FROM procrastinate_jobs ORDER BY id", name_of(site.url))]
+    ranges = [range(job["first"], job["behind"]) for job in made]
+    assert [number for each in ranges for number in each] == list(range(1234))
+    costs = [sum(1 if items[number].hashes else 20 for number in each) for each in ranges]
+    assert all(500 <= cost < 520 for cost in costs[:-1])
+    assert 0 < costs[-1] < 520
+
+
 def test_an_item_comes_out_as_it_went_in() -> None:
     odd = b"caf\xe9\n".decode(errors="surrogateescape")
     code = np.packbits(np.arange(256) % 2).tobytes().hex()
-    from hashing.signals import SignalType, View
-
     hashes = (
         ReadyHash(SignalType.PDQ, code, 93, 1.1, None, View.FULL), ReadyHash(SignalType.MD5, "0" * 32, None, None, None)
     )  # fmt: skip
