@@ -119,7 +119,7 @@ def _copy_table(table: Table, source: Connection, target: Connection) -> None:
 def _copy(source: Connection, target: Connection) -> None:
     """Copy every row; the target's are gone."""
     target.execute(delete(state))
-    for table in metadata.sorted_tables:
+    for table in (one for one in metadata.sorted_tables if "passing" not in one.info):
         _copy_table(table, source, target)
         if is_server(target.engine):
             _next_key(table, target)

@@ -85,13 +85,25 @@ def _file(url: URL) -> Path | None:
     return Path(str(url.database)) if embedded else None
 
 
+def _session(url: URL) -> dict[str, Any]:
+    """Return what every connection to a server is opened with; what the address says counts more."""
+    given = {name: value for name, value in _CONNECT.items() if name not in url.query}
+    given["options"] = f"{_SESSION} {url.query.get('options', '')}".strip()
+    return given
+
+
+def connect_arguments(engine: Engine) -> dict[str, Any]:
+    """Return with what psycopg opens a connection like the engine's own."""
+    _, named = engine.dialect.create_connect_args(engine.url)
+    named.pop("context", None)  # SQLAlchemy's own ways with types
+    return {**named, **_session(engine.url)}
+
+
 def _postgresql(url: URL, connections: int) -> Engine:
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    given = {name: value for name, value in _CONNECT.items() if name not in url.query}
-    given["options"] = f"{_SESSION} {url.query.get('options', '')}".strip()
     engine = create_engine(
-        url, isolation_level="READ COMMITTED", connect_args=given,
+        url, isolation_level="READ COMMITTED", connect_args=_session(url),
         pool_size=connections, max_overflow=0, pool_timeout=_POOL_TIMEOUT_S, pool_use_lifo=True,
     )  # fmt: skip
     event.listen(engine, "connect", _prepare_postgresql)

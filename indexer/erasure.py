@@ -24,7 +24,7 @@ from indexer.store import Store, new_id, now
 from indexer.tombstones import Known
 from indexer.withdrawals import RECEIPT, Withdrawals
 
-_TABLES = ("signal", "exact", "sketch", "contrast", "content", "bank", "idempotency")
+_TABLES = ("signal", "exact", "sketch", "contrast", "content", "bank", "idempotency", "retro_signal")
 _PATIENCE_MS = 10_000  # for readers of an older state, who keep the log from being emptied
 
 

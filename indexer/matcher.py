@@ -94,7 +94,7 @@ def _join(hits: Hits, located: Located) -> _Found:
     return _Found(hits.query[known], hits.distance_bits[known], located.content_pk[place], located.rows[place])
 
 
-def _inverted(rows: Frames) -> Frames:
+def inverted(rows: Frames) -> Frames:
     """Return the upright rows as they would be of the negative: every bit of PDQ turns with its coefficient."""
     found: Frames = rows[rows["transform"] == 0].copy()
     found["hash"] ^= 0xFF
@@ -226,7 +226,7 @@ class Matcher:
 
     def _perceptual(self, kind: SignalType, rows: Frames, banks: list[Bank],
                     policies: dict[str, Policy]) -> list[tuple[Content, Match]]:  # fmt: skip
-        rows = np.concatenate([rows, _inverted(rows)]) if kind is SignalType.PDQ else rows
+        rows = np.concatenate([rows, inverted(rows)]) if kind is SignalType.PDQ else rows
         radius = max(policies[bank.name].radius_bits(kind) for bank in banks)
         hits = self._index.search(kind, rows["hash"], radius)
         if not len(hits):

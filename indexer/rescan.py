@@ -5,15 +5,17 @@ cuts off a torn last line, counts the inputs that are answered and does the othe
 stand in the order in which they were finished; `input` says whose they are.
 """
 
+import fcntl
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hashing.errors import StaydownError
 from indexer.errors import InvalidManifest, StoreBroken
@@ -21,7 +23,8 @@ from indexer.exchange.manifest import Item
 
 Result = dict[str, Any]
 Check = Callable[[Item], Result]
-_READ_BYTES = 1 << 20
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -34,9 +37,14 @@ class Tally:
         self.counts[str(result.get("verdict"))] += 1
 
 
-def answered(file: BufferedRandom) -> tuple[Counter[str], Tally]:
-    """Return how often each input is answered in the file, having cut off a torn last line."""
-    done: Counter[str] = Counter()
+def line_of(name: str, result: Result) -> bytes:
+    """Return the line of an input: the one place that knows its shape."""
+    return json.dumps({"input": name} | result).encode() + b"\n"
+
+
+def answered(file: BufferedRandom) -> tuple[list[str], Tally]:
+    """Return whose lines are in the file, in their order, having cut off a torn last line."""
+    done: list[str] = []
     tally, whole = Tally(Counter()), 0
     file.seek(0)
     for number, line in enumerate(file, start=1):
@@ -44,9 +52,12 @@ def answered(file: BufferedRandom) -> tuple[Counter[str], Tally]:
             break
         try:
             result = json.loads(line)
-            done[result["input"]] += 1
+            name = result["input"]
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidManifest(f"line {number} of the output is not a result") from error
+        if not isinstance(name, str):
+            raise InvalidManifest(f"line {number} of the output is not a result")
+        done.append(name)
         tally.add(result)
         whole += len(line)
     file.truncate(whole)
@@ -54,7 +65,8 @@ def answered(file: BufferedRandom) -> tuple[Counter[str], Tally]:
     return done, tally
 
 
-def _left(items: Iterable[Item], done: Counter[str]) -> list[Item]:
+def left_of(items: Iterable[Item], done: Iterable[str]) -> list[Item]:
+    """Return the items that have no line yet, in their order; InvalidManifest if the lines are of another list."""
     left, seen = [], Counter(done)
     for item in items:
         if seen[item.name] > 0:
@@ -66,13 +78,13 @@ def _left(items: Iterable[Item], done: Counter[str]) -> list[Item]:
     return left
 
 
-def guarded(check: Check) -> Check:
+def guarded(check: Callable[[T], Result]) -> Callable[[T], Result]:
     """Turn what a check raises into a result: the batch-item boundary.
 
     A broken store is no input's fault: it ends the batch, which can be resumed.
     """
 
-    def run(item: Item) -> Result:
+    def run(item: T) -> Result:
         try:
             return check(item)
         except StoreBroken:
@@ -88,11 +100,11 @@ def guarded(check: Check) -> Check:
     return run
 
 
-def _finished(items: Sequence[Item], check: Check, workers: int) -> Iterator[tuple[Item, Result]]:
+def in_parallel(inputs: Iterable[T], check: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
     """Yield results as they come; never more than a few inputs a worker are under way."""
-    waiting = iter(items)
+    waiting = iter(inputs)
     with ThreadPoolExecutor(workers) as threads:
-        running: dict[Future[Result], Item] = {}
+        running: dict[Future[R], T] = {}
         while True:
             for item in waiting:
                 running[threads.submit(check, item)] = item
@@ -104,14 +116,21 @@ def _finished(items: Sequence[Item], check: Check, workers: int) -> Iterator[tup
                 yield running.pop(future), future.result()
 
 
-def _open(path: Path, resume: bool) -> BufferedRandom:
+@contextmanager
+def open_out(path: Path, resume: bool) -> Iterator[BufferedRandom]:
+    """Open the output for one rescan at a time; InvalidManifest if it may not be written."""
     if not resume and path.exists() and path.stat().st_size:
         raise InvalidManifest(f"{path.name} exists; use --resume to go on, or another --out")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise InvalidManifest(f"{path.name} cannot be written: {error.strerror}") from error
-    return os.fdopen(descriptor, "r+b")
+    with os.fdopen(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidManifest(f"{path.name} is being written by another rescan") from error
+        yield file
 
 
 def rescan(items: Sequence[Item], check: Check, out: Path, *, resume: bool, workers: int,
@@ -121,12 +140,12 @@ def rescan(items: Sequence[Item], check: Check, out: Path, *, resume: bool, work
     `progress` is told how many inputs were just answered. Returns the tally of the whole
     file, earlier runs included.
     """
-    with _open(out, resume) as file:
+    with open_out(out, resume) as file:
         done, tally = answered(file)
-        left = _left(items, done)
-        progress(sum(done.values()))
-        for item, result in _finished(left, guarded(check), workers):
-            file.write(json.dumps({"input": item.name} | result).encode() + b"\n")
+        left = left_of(items, done)
+        progress(len(done))
+        for item, result in in_parallel(left, guarded(check), workers):
+            file.write(line_of(item.name, result))
             file.flush()
             tally.add(result)
             progress(1)

@@ -185,6 +185,20 @@ class Store:
         except (SQLAlchemyError, self._driver_error) as error:
             raise StoreBroken(f"the store cannot be written: {type(error).__name__}") from error
 
+    @contextmanager
+    def work(self) -> Iterator[Connection]:
+        """Run one transaction on what is no part of the record: no revision, no waiting for other writers."""
+        with self.broken_told(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def broken_told(self) -> Iterator[None]:
+        """Make a database's error ours."""
+        try:
+            yield
+        except (SQLAlchemyError, self._driver_error) as error:
+            raise StoreBroken(f"the store cannot be written: {type(error).__name__}") from error
+
     @staticmethod
     def _append(change: Change) -> None:
         if not change.entries:

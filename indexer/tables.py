@@ -185,3 +185,83 @@ rescan_item = Table(
     Column("request", JSON, nullable=False),
     Column("result", JSON(none_as_null=True)),
 )
+
+# Rescans that workers on any machine work off. An item's row goes when its result is there, and the result's
+# when its line was written: nothing of this is part of the record, and no backup has it (`passing`).
+queued_rescan = Table(
+    "queued_rescan",
+    metadata,
+    Column("rescan_id", String(32), primary_key=True),
+    Column("banks", JSON(none_as_null=True)),  # null: all
+    Column("total", Integer, nullable=False),
+    Column("submitted", Integer, nullable=False),
+    Column("seen_at", String(32), nullable=False),  # when its submitter was last there
+    info={"passing": True},
+)
+
+queued_item = Table(
+    "queued_item",
+    metadata,
+    Column("rescan_id", String(32), ForeignKey("queued_rescan.rescan_id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("request", Text, nullable=False),
+    info={"passing": True},
+)
+
+queued_result = Table(
+    "queued_result",
+    metadata,
+    Column("rescan_id", String(32), ForeignKey("queued_rescan.rescan_id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("result", Text, nullable=False),
+    info={"passing": True},
+)
+
+queue_schema = Table(  # which migrations of procrastinate, which keeps the jobs, its tables have
+    "queue_schema",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    info={"passing": True},
+)
+
+# Hashes of checked media whose sender agreed, kept for some days to be asked about what is enrolled later. No
+# backup has them: it would keep them longer.
+retro_signal = Table(
+    "retro_signal",
+    metadata,
+    Column("retro_pk", _Key, primary_key=True),
+    Column("retro_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("reference", String(200)),
+    Column("kept_at", String(32), nullable=False, index=True),
+    Column("banks", JSON(none_as_null=True)),  # those that were asked; null: all
+    Column("known", JSON, nullable=False),  # ids of contents that the answer named
+    Column("media", JSON, nullable=False),
+    Column("frames", LargeBinary, nullable=False),  # FRAME_DTYPE
+    Column("exact", JSON, nullable=False),
+    info={"passing": True},
+    sqlite_autoincrement=True,
+)
+
+retro_mark = Table(  # the revision up to which all that is kept was asked about
+    "retro_mark",
+    metadata,
+    Column("mark_pk", Integer, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    info={"passing": True},
+)
+
+retro_match = Table(  # what was found; no hash
+    "retro_match",
+    metadata,
+    Column("match_pk", _Key, primary_key=True),
+    Column("retro_id", String(32), nullable=False),
+    Column("content_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("reference", String(200)),
+    Column("checked_at", String(32), nullable=False),
+    Column("found_at", String(32), nullable=False, index=True),
+    Column("match", JSON, nullable=False),
+    UniqueConstraint("retro_id", "content_id"),
+    sqlite_autoincrement=True,
+)

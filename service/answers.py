@@ -60,6 +60,11 @@ def _match_fields(match: Match, evidence: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def match_out(match: Match) -> MatchOut:
+    """Return one match with all its evidence."""
+    return MatchOut(**_match_fields(match, evidence=True))
+
+
 def _suppressed_out(found: Suppressed) -> SuppressedOut:
     return SuppressedOut(
         **_match_fields(found.match, evidence=True), by=found.by, lawful_content_id=found.lawful_content_id  # type: ignore[arg-type]

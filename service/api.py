@@ -21,6 +21,7 @@ from service.auth import Permission, allows, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
 from service.freshness import MinRevision, at_revision
+from service.retro import Consented
 from service.uploads import MAX_JSON_BYTES, URL_FIELD, Upload, read_upload
 
 T = TypeVar("T")
@@ -88,26 +89,35 @@ def _verdict(request: Request, answer: Answer, key: Key) -> schemas.VerdictOut:
 
 @router.post("/check", openapi_extra=body_of(schemas.LinkIn, media=True), tags=["check"])
 async def check(
-    request: Request, bank: Banks = None, min_revision: MinRevision = None, key: Key = requires(Permission.CHECK)
+    request: Request,
+    consent: Consented,
+    bank: Banks = None,
+    min_revision: MinRevision = None,
+    key: Key = requires(Permission.CHECK),
 ) -> schemas.VerdictOut:
     """Judge media: a multipart field `media`, the raw body, or JSON with a link."""
     engine = engine_of(request)
     await at_revision(request, min_revision)
     async with request.app.state.gate():
         data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
-        answer = await in_thread(request, engine.check_media, data, bank, media=True)
+        answer = await in_thread(request, engine.check_media, data, bank, consent.keeping(bank), media=True)
     return _verdict(request, answer, key)
 
 
 @router.post("/check/hashes", openapi_extra=body_of(schemas.SignalsIn), tags=["check"])
 async def check_hashes(
-    request: Request, bank: Banks = None, min_revision: MinRevision = None, key: Key = requires(Permission.LOOKUP)
+    request: Request,
+    consent: Consented,
+    bank: Banks = None,
+    min_revision: MinRevision = None,
+    key: Key = requires(Permission.LOOKUP),
 ) -> schemas.VerdictOut:
     """Judge hashes that were made elsewhere, as one piece of media."""
     await at_revision(request, min_revision)
     asked = await read_model(request, schemas.SignalsIn)
     hashes = schemas.ready_hashes(asked.signals)
-    return _verdict(request, await in_thread(request, engine_of(request).check_hashes, hashes, bank), key)
+    judged = in_thread(request, engine_of(request).check_hashes, hashes, bank, consent.keeping(bank))
+    return _verdict(request, await judged, key)
 
 
 @router.post("/hash", openapi_extra=body_of(schemas.LinkIn, media=True), tags=["hash"],

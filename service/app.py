@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
 from indexer.errors import IndexNotReady, StoreBroken
-from service import api, problems, rescans, schemas
+from service import api, problems, rescans, retro, schemas
 from service.auth import Permission, requires
 from service.engine import Engine
 from service.fetch import Fetcher
@@ -64,6 +64,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.rescans.start()
     upkeep = Upkeep(engine)
     upkeep.start()
+    keeper = retro.RetroKeeper(engine)
+    keeper.start()
     ended = threading.Event()
     threading.Thread(target=_tend, args=(engine, ended), name="index", daemon=True).start()
     log().info("started", **settings.shown())
@@ -71,6 +73,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ended.set()
     app.state.rescans.stop()
     upkeep.stop()
+    keeper.stop()
     engine.watch.stop()
     engine.save_index()
     engine.close()
@@ -153,6 +156,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(api.router)
     app.include_router(rescans.router)
+    app.include_router(retro.router)
     _own_routes(app)
     app.add_middleware(Observed, metrics=app.state.metrics)
     return app

@@ -39,6 +39,7 @@ class Permission(StrEnum):
     WITHDRAW = "withdraw"
     MANAGE = "manage"  # banks
     EVIDENCE = "evidence"  # distances and exact probabilities
+    RETRO = "retro"  # what was found of earlier checks
     METRICS = "metrics"
     DOCS = "docs"
 
@@ -49,7 +50,7 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.CHECK: frozenset(_MEDIA),
     Role.LOOKUP: frozenset(_MEDIA | {_P.LOOKUP, _P.HASH, _P.EVIDENCE}),
     Role.ENROLL: frozenset(_MEDIA | {_P.HASH, _P.READ, _P.ENROLL, _P.WITHDRAW, _P.EVIDENCE}),
-    Role.REVIEW: frozenset(_MEDIA | {_P.LOOKUP, _P.READ, _P.WITHDRAW, _P.EVIDENCE}),
+    Role.REVIEW: frozenset(_MEDIA | {_P.LOOKUP, _P.READ, _P.WITHDRAW, _P.EVIDENCE, _P.RETRO}),
     Role.AUDIT: frozenset({_P.READ, _P.METRICS, _P.DOCS}),
     Role.ADMIN: frozenset(Permission),
 }

@@ -10,15 +10,13 @@ import resource
 import signal
 import socket
 import sys
-import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import anyio
 import typer
 import uvicorn
 
@@ -26,24 +24,23 @@ from hashing.errors import InvalidHash, MediaError, StaydownError
 from hashing.hasher import DEFAULT_TYPES
 from hashing.signals import SignalType
 from indexer.enroll import Enrolled
-from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, StoreBroken, UnknownBank
-from indexer.exchange.manifest import Item, expand, read_manifest
-from indexer.matcher import Answer
+from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
+from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from indexer.rescan import rescan as run_rescan
-from service import answers, cli_banks, cli_store, output, schemas
+from service import answers, cli_banks, cli_queue, cli_store, output, schemas
 from service.app import create_app
 from service.auth import Role
 from service.engine import Engine
 from service.errors import InvalidSettings, LinkFailed, LinkRefused
-from service.fetch import Fetcher
+from service.inputs import read, verdict, word_of
 from service.logs import configure
-from service.settings import Settings, read_settings
+from service.settings import read_settings
 
 app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimate deepfakes down.",
                   pretty_exceptions_enable=False)  # fmt: skip
 cli_banks.install(app)
 cli_store.install(app)
+cli_queue.install(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]
@@ -90,34 +87,6 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _read(engine: Engine, settings: Settings, name: str) -> bytes:
-    """Read what is named: `-` is standard input, a link is fetched, all else is a file."""
-    if name == "-":
-        return sys.stdin.buffer.read(settings.max_body_bytes + 1)
-    if name.startswith(("http://", "https://")):
-        return anyio.run(Fetcher(settings).fetch, name)
-    return engine.read_media(Path(name))
-
-
-def _answer(engine: Engine, banks: list[str] | None, item: Item) -> Answer:
-    if item.hashes:
-        return engine.check_hashes(item.hashes, banks)
-    name = item.name if item.path is None else str(item.path)
-    return engine.check_media(_read(engine, engine.settings, name), banks)
-
-
-def _verdict(engine: Engine, banks: list[str] | None, item: Item) -> dict[str, Any]:
-    """Judge one input, by the same calls as the HTTP service; what cannot be read is unhashable."""
-    request_id = uuid.uuid4().hex
-    try:
-        answer = _answer(engine, banks, item)
-    except StoreBroken:
-        raise
-    except (StaydownError, OSError) as error:
-        return answers.unjudged(request_id, _word(error), engine.index.revision)
-    return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
-
-
 def _exit_code(verdicts: Iterable[str]) -> int:
     found = set(verdicts)
     if found & {"match", "review"}:
@@ -129,7 +98,7 @@ def _inputs(names: list[str]) -> list[Item]:
     """Expand folders; links and `-` stand for themselves."""
     found: list[Item] = []
     for name in names:
-        plain = name == "-" or name.startswith(("http://", "https://"))
+        plain = name == "-" or is_link(name)
         found += [Item(name)] if plain else list(expand([Path(name)]))
     return found
 
@@ -142,14 +111,14 @@ def check(
     rows, verdicts = [], []
     with _engine() as engine:
         _known(engine, bank)
-        judge = guarded(partial(_verdict, engine, bank))
+        judge = guarded(partial(verdict, engine, bank))
         with ThreadPoolExecutor(engine.settings.worker_count) as threads:
             items = _inputs(inputs)
-            for item, verdict in zip(items, threads.map(judge, items), strict=True):
-                verdicts.append(verdict["verdict"])
+            for item, found in zip(items, threads.map(judge, items), strict=True):
+                verdicts.append(found["verdict"])
                 if as_json:
-                    output.say_json({"input": item.name} | verdict)
-                rows.append((item.name, verdict["verdict"], output.evidence(verdict)))
+                    output.say_json({"input": item.name} | found)
+                rows.append((item.name, found["verdict"], output.evidence(found)))
     if not as_json:
         output.say_table("", ("input", "verdict", "evidence"), rows)
     raise typer.Exit(_exit_code(verdicts))
@@ -167,6 +136,7 @@ def rescan(
     bank: Banks = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where an earlier run ended")] = False,
     workers: Annotated[int, typer.Option(min=0, help="processes that decode; 0: one a core")] = 0,
+    queue: Annotated[bool, typer.Option("--queue", help="let `staydown worker` work it off, on any machine")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a folder or a manifest of any length: one line for every input, always."""
@@ -174,12 +144,9 @@ def rescan(
     settings = settings.model_copy(update={"workers": workers or settings.workers})
     items = list(expand([source])) if source.is_dir() else read_manifest(source)
     with Engine(settings) as engine, output.progress(len(items), "rescan") as bar:
-        engine.load_index()
         _known(engine, bank)
-        tally = run_rescan(
-            items, partial(_verdict, engine, bank), out, resume=resume, workers=settings.worker_count,
-            progress=lambda done: bar.advance(bar.task_ids[0], done),
-        )  # fmt: skip
+        how = cli_queue.queued if queue else cli_queue.here
+        tally = how(engine, items, bank, out, resume, lambda done: bar.advance(bar.task_ids[0], done))
     counts = dict(tally.counts)
     if as_json:
         output.say_json({"inputs": sum(counts.values()), "verdicts": counts, "out": str(out)})
@@ -200,10 +167,10 @@ def hash_command(
     with Engine(settings.model_copy(update={"database_url": "sqlite://"})) as engine:
         for item in _inputs(paths):
             try:
-                data = _read(engine, settings, item.name)
+                data = read(engine, item)
                 found = answers.hash_out(engine.hash_for_show(data, signal_type or DEFAULT_TYPES))
             except _ITEM_ERRORS as error:
-                output.say_error(f"{item.name}: {_word(error)}: {error}")
+                output.say_error(f"{item.name}: {word_of(error)}: {error}")
                 code = WRONG
                 continue
             _show_hashes(item.name, found, as_json)
@@ -224,7 +191,7 @@ def _enroll_item(
     case, tags = item.case or case, list(item.labels) or labels
     if item.hashes:
         return engine.enroll_hashes(bank, item.hashes, case, tags, lawful, actor="cli")
-    data = _read(engine, engine.settings, item.name if item.path is None else str(item.path))
+    data = read(engine, item)
     return engine.enroll_media(bank, data, case, tags, lawful, actor="cli")
 
 
@@ -255,7 +222,7 @@ def enroll(
     failed, rows = 0, []
     with _engine(index=False) as engine, output.progress(len(items), "enroll") as bar:
         _make_bank(engine, bank)
-        originals = [_read(engine, engine.settings, name) for name in lawful or []]
+        originals = [read(engine, Item(name)) for name in lawful or []]
         with ThreadPoolExecutor(engine.settings.worker_count) as threads:
             work = [threads.submit(_enroll_item, engine, bank, item, case, label or [], originals) for item in items]
             for item, future in zip(items, work, strict=True):
@@ -264,7 +231,7 @@ def enroll(
                     done = answers.enrolled_out(future.result())
                 except _ITEM_ERRORS as error:
                     failed += 1
-                    output.say_error(f"{item.name}: {_word(error)}: {error}")
+                    output.say_error(f"{item.name}: {word_of(error)}: {error}")
                     continue
                 if as_json:
                     output.say_json({"input": item.name} | done.model_dump(mode="json"))
@@ -274,10 +241,6 @@ def enroll(
     if not as_json:
         output.say_table("", ("input", "content_id", "new", "signals"), rows)
     raise typer.Exit(WRONG if failed else 0)
-
-
-def _word(error: Exception) -> str:
-    return error.word if isinstance(error, StaydownError) else "unreadable_file"
 
 
 def _words(done: schemas.EnrolledOut) -> str:

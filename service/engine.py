@@ -4,7 +4,7 @@ HTTP, command line, rescans and benchmarks call these very functions.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -43,6 +43,11 @@ def _tell(error: StoreBroken | None) -> None:
         log().error("store not reached", code=error.word, error=str(error))
 
 
+def _keep_nothing(signal: Signal, answer: Answer) -> None:
+    """Forget a check once it is answered."""
+
+
+Keep = Callable[[Signal, Answer], None]
 Original = bytes | Sequence[ReadyHash]  # lawful media, or hashes of it
 
 
@@ -124,11 +129,12 @@ class Engine:
             raise InvalidHash("keypoints have no hex form: check or enroll the media itself")
         return self.hash_for_bank(data, types)
 
-    def check_media(self, data: bytes, banks: Sequence[str] | None) -> Answer:
-        """Judge media; a MediaError if it is none."""
+    def check_media(self, data: bytes, banks: Sequence[str] | None, keep: Keep = _keep_nothing) -> Answer:
+        """Judge media; a MediaError if it is none. `keep` is told the signal and its answer."""
         plan = self._check_plan(banks)
         with self.pool.open(data, plan) as opened:
             answer = self.matcher.match(opened.signal, banks, opened.confirm, opened.tell)
+            keep(opened.signal, answer)
             wanted = spans(answer.matches, opened.signal)
             return self._look_closer(answer, opened, data, replace(plan, spans=wanted)) if wanted else answer
 
@@ -141,9 +147,14 @@ class Engine:
             return answer
         return replace(answer, matches=matches)
 
-    def check_hashes(self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None) -> Answer:
+    def check_hashes(
+        self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None, keep: Keep = _keep_nothing
+    ) -> Answer:
         """Judge ready-made hashes as one piece of media."""
-        return self.matcher.match(signal_of(hashes), banks)
+        signal = signal_of(hashes)
+        answer = self.matcher.match(signal, banks)
+        keep(signal, answer)
+        return answer
 
     def enroll_media(
         self, bank: str, data: bytes, case: str | None, labels: Sequence[str], lawful: Sequence[Original] = (), *,

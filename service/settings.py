@@ -79,6 +79,13 @@ class Settings(BaseModel):
     fetch_internal_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         (), description="networks that links may lead to though not public, such as your own media store"
     )
+    worker_lost_s: float = Field(
+        30.0, ge=1, description="time without a sign of life after which a worker's jobs are given to others"
+    )
+    rescan_days: float = Field(7.0, gt=0, description="how long a queued rescan waits for its submitter to come back")
+    retro_days: float = Field(
+        0.0, ge=0, le=3650, description="how long hashes of checked media are kept where a check agrees; 0: never"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
 
     @property

@@ -90,9 +90,9 @@ def test_every_command_has_help(run: Run, command: list[str]) -> None:
 
 
 def test_the_contract_s_commands_are_there() -> None:
-    wanted = ["serve", "hash", "enroll", "check", "rescan", "withdraw", "bank create", "bank list", "bank show",
-              "bank set", "bank delete", "key create", "key list", "key revoke", "import", "export", "audit verify",
-              "doctor"]  # fmt: skip
+    wanted = ["serve", "hash", "enroll", "check", "rescan", "worker", "withdraw", "bank create", "bank list",
+              "bank show", "bank set", "bank delete", "key create", "key list", "key revoke", "import", "export",
+              "audit verify", "doctor"]  # fmt: skip
     assert {tuple(words.split()) for words in wanted} <= {tuple(words) for words in commands()}
 
 

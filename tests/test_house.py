@@ -66,6 +66,7 @@ def test_the_layers_hold() -> None:
     [
         ("faiss", {"indexer/segments.py", "indexer/descriptors.py"}),
         ("httpcore", {"service/fetch.py"}),
+        ("procrastinate", {"indexer/queue_jobs.py"}),
         ("uvicorn", {"service/cli.py"}),
         ("structlog", {"service/logs.py", "service/middleware.py"}),
         ("python_multipart", {"service/uploads.py"}),
@@ -81,7 +82,7 @@ def test_a_library_has_one_owner(library: str, owners: set[str]) -> None:
 
 def test_sql_is_in_the_record_alone() -> None:
     names = ("engines", "store", "tables", "banks", "record", "hashes", "sketches", "companions", "holds", "ledger")
-    owners = {f"indexer/{name}.py" for name in (*names, "jobs", "withdrawals", "backup", "erasure")}
+    owners = {f"indexer/{name}.py" for name in (*names, "jobs", "queue", "retro", "withdrawals", "backup", "erasure")}
     assert {name for name in users("sqlalchemy") if not name.startswith("indexer/migrations/")} <= owners
 
 

@@ -44,6 +44,14 @@ def test_csv_of_paths(tmp_path: Path, form: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("head", ["", "path\n", '{"path": "'])
+def test_a_link_is_no_path(tmp_path: Path, head: str) -> None:
+    names = ["https://example.org/a.jpg", "http://x/b", "ftp://x/c", "a/https://d"]
+    text = "".join((f'{head}{name}"}}' if head.startswith("{") else name) + "\n" for name in names)
+    found = read(tmp_path, text if head.startswith("{") else head + text)
+    assert found == [Item(name) for name in names[:2]] + [Item(name, tmp_path / name) for name in names[2:]]
+
+
 def test_csv_of_hashes_is_grouped_by_content(tmp_path: Path) -> None:
     found = read(tmp_path, (
         "content,case,labels,signal_type,hash,quality,timestamp_s,profile,view\n"

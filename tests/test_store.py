@@ -62,7 +62,9 @@ def test_the_migrations_make_what_the_tables_say(shelf: Shelf) -> None:
 def test_sqlite_gives_no_key_twice(embedded: Shelf) -> None:
     with embedded.store.read() as connection:
         kept = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"))
-        assert set(kept.scalars()) == {"bank", "content", "signal", "sketch", "audit"}
+        assert set(kept.scalars()) == {
+            "bank", "content", "signal", "sketch", "audit", "retro_signal", "retro_match",
+        }  # fmt: skip
 
 
 def at_revision(address: str, revision: str) -> None:
@@ -89,7 +91,7 @@ def at_revision(address: str, revision: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005"])
 def test_an_older_store_keeps_all_its_rows(blank: str, revision: str) -> None:
     at_revision(blank, revision)
     with opened(blank) as shelf:

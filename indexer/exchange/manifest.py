@@ -6,7 +6,7 @@ the same value are one content) · `case` · `labels` (separated by `;`).
 JSON Lines has one object a line with `path`, or `signals` (a list of objects), or one
 hash in place; `content`, `case`, and `labels` as a list. Anything else is a list of paths,
 one a line.
-Relative paths are relative to the manifest's folder.
+Relative paths are relative to the manifest's folder; a path may be a link, too.
 """
 
 import csv
@@ -29,13 +29,22 @@ _LINE_END = re.compile(r"\r\n|\n|\r")  # splitlines() would cut at U+2028 too, i
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input: `name` as it is listed, and either the path of media or ready-made hashes."""
+    """One input: `name` as it is listed, and the path of media or ready-made hashes; neither if the name is a link."""
 
     name: str
     path: Path | None = None
     hashes: tuple[ReadyHash, ...] = ()
     case: str | None = None
     labels: tuple[str, ...] = field(default=())
+
+
+def is_link(name: str) -> bool:
+    """Tell whether a name is a link to be fetched."""
+    return name.startswith(("http://", "https://"))
+
+
+def _place(base: Path, name: str) -> Path | None:
+    return None if is_link(name) else base / name
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> Any:
@@ -103,7 +112,7 @@ def _items(entries: Iterable[dict[str, Any]], base: Path) -> Iterator[Item]:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for number, entry in enumerate(entries, start=1):
         if name := _word(entry.get("path")):
-            yield Item(name, base / name, (), _word(entry.get("case")), _labels(entry.get("labels")))
+            yield Item(name, _place(base, name), (), _word(entry.get("case")), _labels(entry.get("labels")))
         else:
             grouped.setdefault(_word(entry.get("content")) or f"#{number}", []).append(entry)
     for name, group in grouped.items():
@@ -153,7 +162,7 @@ def read_manifest(path: Path) -> list[Item]:
             return list(_items(entries, path.parent))
     except csv.Error as error:
         raise InvalidManifest(f"{path.name} is not CSV") from error
-    return [Item(line, path.parent / line) for line in lines if line]
+    return [Item(line, _place(path.parent, line)) for line in lines if line]
 
 
 def walk(folder: Path) -> Iterator[Item]:

@@ -1,0 +1,91 @@
+"""New content against what is kept of earlier checks: the sweep.
+
+What is new is few, and what is kept may be much: so the kept hashes are searched in a small
+index of the new ones alone, and only what is near to one is matched, as any check is.
+Keypoints are not asked: they need the media itself.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hashing.signals import PERCEPTUAL, SignalType, profiles_of
+from indexer.errors import UnknownBank
+from indexer.matcher import Matcher, inverted
+from indexer.matches import Match
+from indexer.policy import POLICIES, Verdict, usable
+from indexer.record import Record
+from indexer.retro import Kept, Retro
+from indexer.segments import TypeIndex
+
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """The hashes of what was enrolled after a revision."""
+
+    types: dict[SignalType, TypeIndex]
+    digests: set[tuple[str, bytes]]
+
+    @classmethod
+    def since(cls, record: Record, retro: Retro, revision: int) -> "_News":
+        types = {kind: TypeIndex() for kind in PERCEPTUAL}
+        for keys, frames in record.signals_since(revision):
+            for kind, index in types.items():
+                mine = np.isin(frames["profile"], profiles_of(kind))
+                index.add(keys[mine], frames["hash"][mine])
+        return cls(types, retro.new_digests(revision))
+
+    def near(self, page: list[Kept]) -> Iterator[Kept]:
+        """Yield what is near to something new."""
+        hit = {n for n, kept in enumerate(page) for kind, digest in kept.signal.exact
+               if (kind.value, digest) in self.digests}  # fmt: skip
+        for kind, index in self.types.items():
+            if len(index):
+                hit |= self._near(kind, index, page)
+        yield from (page[number] for number in sorted(hit))
+
+    @staticmethod
+    def _near(kind: SignalType, index: TypeIndex, page: list[Kept]) -> set[int]:
+        rows = [usable(kept.signal.of_type(kind)) for kept in page]
+        rows = [np.concatenate([each, inverted(each)]) for each in rows] if kind is SignalType.PDQ else rows
+        whose = np.repeat(np.arange(len(page)), [len(each) for each in rows])
+        radius = max(policy.radius_bits(kind) for policy in POLICIES.values())
+        if not len(whose):
+            return set()
+        return set(whose[index.search(np.concatenate(rows)["hash"], radius).query].tolist())
+
+
+def sweep(record: Record, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]],
+          stop: Callable[[], bool] = lambda: False) -> int:  # fmt: skip
+    """Ask all that is kept about what was enrolled since the last sweep; returns how much was found.
+
+    `told` gives a match as it is shown. Cut short, it is done again, and finds nothing twice.
+    """
+    mark, revision = retro.mark(), record.store.revision()
+    if mark is None or mark >= revision:
+        return 0
+    news, last, found = _News.since(record, retro, mark), 0, 0
+    while not stop():
+        page = retro.page(last, _PAGE)
+        if page:
+            found += sum(_settled(kept, matcher, retro, told) for kept in news.near(page))
+            last = page[-1].retro_pk
+        elif retro.finish(mark, revision, last):
+            break
+    return found
+
+
+def _settled(kept: Kept, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]]) -> int:
+    try:
+        matches = _new(matcher.match(kept.signal, kept.banks).matches, kept)
+    except UnknownBank:  # one that was asked is gone
+        return 0
+    sure = any(match.verdict is Verdict.MATCH for match in matches)
+    return retro.settle(kept, {match.content_id: told(match) for match in matches}, sure=sure) if matches else 0
+
+
+def _new(matches: Iterable[Match], kept: Kept) -> list[Match]:
+    return [match for match in matches if match.content_id not in kept.known]
