@@ -203,9 +203,11 @@ def import_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="cs
     """Enroll a list of ready-made hashes."""
     hashlist.check_format(form)
     with _engine() as engine:
-        done = hashlist.import_hashes(engine.enroller, bank, file, actor="cli")
-    new = sum(enrolled.created for enrolled in done)
-    _show([{"contents": len(done), "new": new, "known": len(done) - new}], as_json)
+        done = hashlist.import_hashes(engine.lists, bank, file, actor="cli")
+    created = [new for part in done for new in part.created]
+    held = sum(sum(part.held_frames.values()) for part in done)
+    fields = {"contents": len(created), "new": sum(created), "known": len(created) - sum(created), "held": held}
+    _show([fields], as_json)
 
 
 def export_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or jsonl")],

@@ -25,6 +25,7 @@ from indexer.index import Index
 from indexer.jobs import Jobs
 from indexer.lawful import CompanionEnroller, Lawful, check_differs
 from indexer.ledger import Ledger
+from indexer.lists import ListEnroller
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
@@ -63,6 +64,7 @@ class Engine:
         self.matcher = Matcher(self.record, self.index)
         self.closer = CloserLook(self.record)
         self.enroller = Enroller(self.record, self.index)
+        self.lists = ListEnroller(self.record, self.index, self.enroller.guard)
         self.companions = CompanionEnroller(self.record)
         self._replay_withdrawals()
         self._pool: Pool | None = None
