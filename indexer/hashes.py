@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, or_, select
 
 from hashing.signals import FRAME_DTYPE, HASH_BYTES, Frames, SignalType, joined
@@ -34,6 +35,14 @@ def frames_of(rows: Sequence[Any]) -> Frames:
         frames[name] = np.array([getattr(row, name) for row in rows], np.float64)  # None becomes NaN
     frames["hash"] = np.frombuffer(b"".join([row.hash for row in rows]), np.uint8).reshape(-1, HASH_BYTES)
     return frames
+
+
+def searched(rows: Sequence[Any]) -> tuple[NDArray[np.int64], Frames]:
+    """Return rows of (signal_pk, profile, quality, hash) as keys and as frames, of which only these are set."""
+    frames = np.zeros(len(rows), FRAME_DTYPE)
+    keys, frames["profile"], frames["quality"], codes = zip(*rows, strict=True)
+    frames["hash"] = np.frombuffer(b"".join(codes), np.uint8).reshape(-1, HASH_BYTES)
+    return np.array(keys, np.int64), frames
 
 
 @dataclass(frozen=True, slots=True)

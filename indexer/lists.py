@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hashing.signals import PROFILES, Frames, Kind, Media, Signal, SignalType
 from indexer.banks import Bank
 from indexer.contents import NewContent, NewList, insert_list
+from indexer.engines import prepare_bulk
 from indexer.enroll import fingerprint, fingerprints, kept_rows
 from indexer.errors import NothingToEnroll
 from indexer.guarding import Guard
@@ -107,7 +108,7 @@ def _signal(rows: Frames, digests: tuple[tuple[SignalType, bytes], ...]) -> Sign
     return Signal(Media(Kind.HASHES, sha256, frames_hashed=len(rows)), rows, digests)
 
 
-def _batch(bank: Bank, contents: HashList, held: Held) -> _Batch:
+def _batch(bank: Bank, contents: HashList, marks: list[str], held: Held) -> _Batch:
     """Return what the bank keeps; NothingToEnroll."""
     kept, owner = kept_rows(contents.frames, bank), np.repeat(np.arange(len(contents)), contents.sizes)
     of_types = (
@@ -119,7 +120,7 @@ def _batch(bank: Bank, contents: HashList, held: Held) -> _Batch:
     filled[list(digests)] = True
     if not filled.all():
         raise NothingToEnroll
-    return _Batch(_marks(contents), contents, owner[kept], contents.frames[kept], held[kept], digests)
+    return _Batch(marks, contents, owner[kept], contents.frames[kept], held[kept], digests)
 
 
 class ListEnroller:
@@ -132,9 +133,11 @@ class ListEnroller:
         """Enroll contents in one transaction: all of them or none. UnknownBank, NothingToEnroll."""
         bank = self._record.settings_of(bank_name)
         held = self._guard.held(bank, contents.frames)
+        marks = _marks(contents)
         with self._record.store.change(actor) as change:
+            prepare_bulk(change.connection)
             bank = self._record.bank_within(change, bank_name)
-            done = self._write(change, bank, _batch(bank, contents, held))
+            done = self._write(change, bank, _batch(bank, contents, marks, held))
         if self._index.ready:
             self._index.refresh(self._record)
         return done

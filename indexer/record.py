@@ -25,7 +25,7 @@ from indexer.banks import LIVE, Banks
 from indexer.companions import CompanionBook
 from indexer.contents import NewContent, insert_contents, new_hashes
 from indexer.errors import UnknownContent
-from indexer.hashes import FREE, add_hashes, frames_of, hashes_of
+from indexer.hashes import FREE, add_hashes, frames_of, hashes_of, searched
 from indexer.holds import HoldBook
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store
@@ -33,6 +33,7 @@ from indexer.tables import audit, bank, content, exact, signal, sketch
 from indexer.withdrawals import withdraw_within
 
 _BATCH = 5000
+_SLICE = 4096  # rows that are taken in at a time: checks go on in between
 _ERASING = ("content.withdraw", "content.hold", "content.replay", "bank.delete", "doctor.repair")
 
 
@@ -238,6 +239,7 @@ class Record(Banks):
     ) -> Iterator[tuple[NDArray[np.int64], Frames]]:
         """Yield the keys and hashes of contents enrolled or completed after `revision`, in order of their keys.
 
+        Of each, what an index needs: profile, quality, and the hash itself.
         What is held is left out; what is released comes with a key of its own.
         There is no upper bound: it would skip the older hashes of a content that is just
         being completed, behind which the reader then never looks again.
@@ -249,16 +251,22 @@ class Record(Banks):
         order = signal.c.signal_pk + 0 if revision else signal.c.signal_pk
         changed = select(content.c.content_pk).where(content.c.revision > revision, own)
         changed = changed if bank_pks is None else changed.where(content.c.bank_pk.in_(bank_pks))
-        query = select(signal).where(signal.c.content_pk.in_(changed), FREE).order_by(order)
+        wanted = select(signal.c.signal_pk, signal.c.profile, signal.c.quality, signal.c.hash)
+        query = wanted.where(signal.c.content_pk.in_(changed), FREE).order_by(order)
         with self.store.stream() as connection:
-            result = connection.execution_options(yield_per=50_000).execute(query)
+            result = connection.execution_options(yield_per=_SLICE).execute(query)
             for rows in result.partitions():
-                yield np.array([row.signal_pk for row in rows], np.int64), frames_of(rows)
+                yield searched(rows)
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
         """Return the hashes of one content that others may have too: for exports and close looks alone."""
         with self.store.read() as connection:
             return hashes_of(connection, content_pk, shared=True)
+
+    def newest_signal(self) -> int:
+        """Return the key of the newest hash; 0 if there is none."""
+        with self.store.read() as connection:
+            return int(connection.execute(select(func.coalesce(func.max(signal.c.signal_pk), 0))).scalar_one())
 
     def signal_keys(self) -> NDArray[np.int64]:
         """Return the keys of all hashes of frames that can be found."""

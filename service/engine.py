@@ -44,6 +44,7 @@ def _tell(error: StoreBroken | None) -> None:
         log().error("store not reached", code=error.word, error=str(error))
 
 
+SAVED_AT_STOP, SKETCHES_AT_STOP = 2_000_000, 50_000  # half a million hashes are put in order and written in a second
 Original = bytes | Sequence[ReadyHash]  # lawful media, or hashes of it
 
 
@@ -88,6 +89,15 @@ class Engine:
         with suppress(OSError, StoreBroken):
             self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.index.save(self.settings.index_path, self.record)
+
+    def leave_index(self) -> None:
+        """Write the index cache at the end if it lacks anything, and if that is done within moments.
+
+        What a large one lacks the next start reads from the record.
+        """
+        small = len(self.index) <= SAVED_AT_STOP and self.index.sizes()[SignalType.KEYPOINTS.value] <= SKETCHES_AT_STOP
+        if small and self.index.lacks(self.settings.index_path):
+            self.save_index()
 
     def tend_index(self) -> None:
         """Put the index in order, and write its cache where it lacks much; StoreBroken. For a thread of its own."""

@@ -19,7 +19,7 @@ from indexer.record import Record
 
 FORMATS = ("csv", "jsonl")
 COLUMNS = ("content", "case", "labels", "signal_type", "hash", "quality", "timestamp_s", "profile", "view")
-BATCH = 10_000
+BATCH = 20_000
 
 
 def check_format(name: str) -> None:
