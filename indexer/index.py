@@ -159,7 +159,7 @@ class Index:
     def tend(self, path: Path, record: Record) -> None:
         """Compact, and write the snapshot where there is none, or where it lacks much; OSError."""
         with self._tidying:
-            if self._compact(record) or self.lacks(path) > SCANNED_UPTO:
+            if self._compact(record) or not path.exists() or self.lacks(path) > SCANNED_UPTO:
                 self._write(path, record)
 
     def lacks(self, path: Path) -> int:
