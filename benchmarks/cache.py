@@ -37,9 +37,10 @@ from hashing.signals import (
     Sketches,
     no_sketches,
 )
+from indexer.contents import NewContent
 from indexer.index import Index
 from indexer.policy import MIN_QUALITY, POLICIES
-from indexer.record import NewContent, Record
+from indexer.record import Record
 from indexer.store import Store
 
 PDQ = SignalType.PDQ

@@ -37,6 +37,10 @@ _PRAGMAS = (
     _BUSY_TIMEOUT,
 )
 _CHECKPOINT_MS = 500
+_BULK_PRAGMAS = (
+    "PRAGMA cache_size=-131072",
+    "PRAGMA wal_autocheckpoint=16384",  # pages: what thousands of rows touch again and again is moved once
+)
 _IDLE_MS = 60_000  # of a transaction: a stopped process does not keep the others from writing for longer
 _SESSION = f"-c lock_timeout={_WAIT_MS} -c idle_in_transaction_session_timeout={_IDLE_MS}"
 _CONNECT: dict[str, Any] = {
@@ -183,6 +187,12 @@ def truncate_log(engine: Engine) -> None:
             cursor.fetchall()
         finally:
             cursor.execute(_BUSY_TIMEOUT)
+
+
+def prepare_bulk(connection: Connection) -> None:
+    """Make a connection ready for transactions of thousands of contents."""
+    for pragma in () if is_server(connection.engine) else _BULK_PRAGMAS:
+        connection.exec_driver_sql(pragma)
 
 
 def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:

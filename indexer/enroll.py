@@ -32,12 +32,13 @@ from hashing.signals import (
     joined,
 )
 from indexer.banks import Bank
+from indexer.contents import NewContent
 from indexer.errors import NothingToEnroll
 from indexer.guarding import Guard
 from indexer.guards import MAX_RUNS, NUMBERS, Hold, Holds, Run, runs, totals
 from indexer.index import Index
 from indexer.policy import MIN_QUALITY
-from indexer.record import NewContent, Record
+from indexer.record import Record
 from indexer.store import Change
 
 HELD_WARNING = "held"
@@ -68,7 +69,8 @@ class ReadyHash:
         return number
 
 
-def _rows(ready: Sequence[ReadyHash]) -> Frames:
+def rows_of(ready: Sequence[ReadyHash]) -> Frames:
+    """Return hashes of perceptual types as rows; InvalidHash."""
     rows = np.zeros(len(ready), FRAME_DTYPE)
     rows["profile"] = [each.profile_number() for each in ready]
     rows["view"] = [VIEWS.index(each.view) for each in ready]
@@ -81,7 +83,7 @@ def _rows(ready: Sequence[ReadyHash]) -> Frames:
 def signals_of(groups: Sequence[Sequence[ReadyHash]]) -> list[Signal]:
     """Return groups of ready-made hashes, each as a Signal; InvalidHash. A hash without a quality is trusted."""
     perceptual = [[each for each in group if each.signal_type not in EXACT_BYTES] for group in groups]
-    rows, stop, signals = _rows([each for group in perceptual for each in group]), 0, []
+    rows, stop, signals = rows_of([each for group in perceptual for each in group]), 0, []
     for group, framed in zip(groups, perceptual, strict=True):
         start, stop = stop, stop + len(framed)
         exact = tuple((each.signal_type, each.code()) for each in group if each.signal_type in EXACT_BYTES)
@@ -130,14 +132,21 @@ def fingerprint(signal: Signal) -> str:
     """Return what makes two submissions the same content: the file's SHA-256, or all their hashes."""
     if signal.media.sha256 is not None:
         return signal.media.sha256
-    lines = sorted(f"{kind}:{code.hex()}" for kind, code in signal.exact)
-    codes, profiles = signal.frames["hash"].tobytes().hex(), signal.frames["profile"].tolist()
-    width = 2 * HASH_BYTES
-    lines += sorted(f"{profile}:{codes[width * n : width * n + width]}" for n, profile in enumerate(profiles))
+    lines = sorted(f"{kind}:{code.hex()}" for kind, code in signal.exact) + sorted(_lines(signal.frames))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _kept(frames: Frames, bank: Bank) -> NDArray[np.bool_]:
+def _lines(frames: Frames) -> list[str]:
+    codes, width = frames["hash"].tobytes().hex(), 2 * HASH_BYTES
+    return [f"{profile}:{codes[width * n : width * n + width]}" for n, profile in enumerate(frames["profile"].tolist())]
+
+
+def fingerprints(frames: Frames) -> list[str]:
+    """Return the fingerprint of each row, as of a content of its own that has nothing else."""
+    return [hashlib.sha256(line.encode()).hexdigest() for line in _lines(frames)]
+
+
+def kept_rows(frames: Frames, bank: Bank) -> NDArray[np.bool_]:
     """Return which rows are of the types that the bank keeps, in the untransformed form."""
     types = np.array([profile.signal_type in bank.signal_types for profile in PROFILES])
     kept: NDArray[np.bool_] = (frames["transform"] == 0) & types[frames["profile"]]
@@ -146,7 +155,7 @@ def _kept(frames: Frames, bank: Bank) -> NDArray[np.bool_]:
 
 def wanted(signal: Signal, bank: Bank) -> tuple[Frames, list[tuple[SignalType, bytes]]]:
     """Return the rows and digests of the types that the bank keeps; only the untransformed form."""
-    return signal.frames[_kept(signal.frames, bank)], _digests(signal, bank)
+    return signal.frames[kept_rows(signal.frames, bank)], _digests(signal, bank)
 
 
 def _digests(signal: Signal, bank: Bank) -> list[tuple[SignalType, bytes]]:
@@ -207,7 +216,7 @@ class _Part:
 def _parts(bank: Bank, submissions: Sequence[Submission], holds: Sequence[Holds]) -> list[_Part]:
     """Return the contents of an enrolment; what is kept is asked for all of them at once. NothingToEnroll."""
     frames = [submission.signal.frames for submission in submissions]
-    kept = np.split(_kept(joined(frames), bank), np.cumsum([len(rows) for rows in frames])[:-1])
+    kept = np.split(kept_rows(joined(frames), bank), np.cumsum([len(rows) for rows in frames])[:-1])
     return [
         _Part(submission.signal, _new_content(submission, bank, each, chosen), each)
         for submission, each, chosen in zip(submissions, holds, kept, strict=True)

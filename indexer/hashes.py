@@ -5,11 +5,12 @@ and no answer until a reviewer releases it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, or_, select
 
 from hashing.signals import FRAME_DTYPE, HASH_BYTES, Frames, SignalType, joined
@@ -36,6 +37,14 @@ def frames_of(rows: Sequence[Any]) -> Frames:
     return frames
 
 
+def searched(rows: Sequence[Any]) -> tuple[NDArray[np.int64], Frames]:
+    """Return rows of (signal_pk, profile, quality, hash) as keys and as frames, of which only these are set."""
+    frames = np.zeros(len(rows), FRAME_DTYPE)
+    keys, frames["profile"], frames["quality"], codes = zip(*rows, strict=True)
+    frames["hash"] = np.frombuffer(b"".join(codes), np.uint8).reshape(-1, HASH_BYTES)
+    return np.array(keys, np.int64), frames
+
+
 @dataclass(frozen=True, slots=True)
 class NewHashes:
     """What is to be written of one content's hashes; `held` has a number for each frame (see `guards`)."""
@@ -46,23 +55,34 @@ class NewHashes:
     digests: Sequence[tuple[SignalType, bytes]]
 
 
-def _signal_rows(parts: Sequence[NewHashes]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of all parts: content_pk, _COLUMNS, held, hash."""
-    frames = joined([part.frames for part in parts])
-    contents = [part.content_pk for part in parts for _ in range(len(part.frames))]
+Digest = tuple[int, SignalType, bytes]  # whose, what, and which
+
+
+def _signal_rows(content_pks: Sequence[int], frames: Frames, held: Held) -> Iterator[tuple[Any, ...]]:
+    """Yield rows of the table: content_pk, _COLUMNS, held, hash."""
     times = [[None if math.isnan(time) else time for time in frames[name].tolist()] for name in _COLUMNS[3:]]
-    held = words(np.concatenate([np.empty(0, np.uint8), *(part.held for part in parts)]))
     codes = frames["hash"].tobytes()
     hashes = [codes[start : start + HASH_BYTES] for start in range(0, len(codes), HASH_BYTES)]
-    return zip(contents, *(frames[name].tolist() for name in _COLUMNS[:3]), *times, held, hashes, strict=True)
+    plain = (frames[name].tolist() for name in _COLUMNS[:3])
+    return zip(content_pks, *plain, *times, words(held), hashes, strict=True)
+
+
+def add_rows(
+    change: Change, content_pks: Sequence[int], frames: Frames, held: Held, digests: Iterable[Digest]
+) -> None:
+    """Write hashes inside a change: columns of one length, and digests."""
+    names = ("content_pk", *_COLUMNS, "held", "hash")
+    insert_rows(change.connection, signal, names, list(_signal_rows(content_pks, frames, held)))
+    exacts = [(content_pk, kind.value, digest) for content_pk, kind, digest in digests]
+    insert_rows(change.connection, exact, ("content_pk", "signal_type", "digest"), exacts)
 
 
 def add_hashes(change: Change, parts: Sequence[NewHashes]) -> None:
-    """Write hashes inside a change."""
-    exacts = [(part.content_pk, kind.value, digest) for part in parts for kind, digest in part.digests]
-    names = ("content_pk", *_COLUMNS, "held", "hash")
-    insert_rows(change.connection, signal, names, list(_signal_rows(parts)))
-    insert_rows(change.connection, exact, ("content_pk", "signal_type", "digest"), exacts)
+    """Write the hashes of several contents inside a change."""
+    content_pks = [part.content_pk for part in parts for _ in range(len(part.frames))]
+    held = np.concatenate([np.empty(0, np.uint8), *(part.held for part in parts)])
+    digests = ((part.content_pk, kind, digest) for part in parts for kind, digest in part.digests)
+    add_rows(change, content_pks, joined([part.frames for part in parts]), held, digests)
 
 
 def hashes_of(

@@ -25,9 +25,11 @@ from hashing.signals import KEYPOINT_DTYPE, PERCEPTUAL, PROFILES, Codes, Frames,
 from indexer import snapshot
 from indexer.descriptors import CENTRES_SHA256, Descriptors
 from indexer.record import Record
-from indexer.segments import Hits, Keys, Segment, TypeIndex
+from indexer.segments import SCANNED_UPTO, Hits, Keys, Segment, TypeIndex
 from indexer.snapshot import Arrays
 
+TAKEN_AT_ONCE = 500  # hashes that a check takes in itself; more are the watch's
+LOOSE_UPTO = 2 * SCANNED_UPTO  # hashes of a type that are looked at one by one
 FORGOTTEN_AT_ONCE = 1_000_000  # descriptors; a search does not wait until more than these are looked through
 
 
@@ -39,9 +41,11 @@ class Index:
         self.min_quality = min_quality
         self.revision = 0
         self.ready = False
+        self.watched = False  # somebody else takes in what is new within moments
         self._types = {kind: TypeIndex() for kind in PERCEPTUAL}
         self._descriptors: dict[int, Descriptors] = {}  # of each bank; replaced, never changed
         self._last_pk = self._last_sketch_pk = 0
+        self._saved = 0  # what the snapshot has: the sum of its last keys
         self._clean = 0  # the revision up to which what was erased is not in here
         self._lock, self._tidying = threading.Lock(), threading.Lock()
 
@@ -61,6 +65,20 @@ class Index:
         """Return the descriptors of these banks, to be searched bank by bank."""
         known = self._descriptors
         return [known[bank_pk] for bank_pk in bank_pks if bank_pk in known]
+
+    def catch_up(self, record: Record) -> int:
+        """Take in what is new before an answer; returns the revision that the index is at.
+
+        Of a long list that is just being imported, a check that took it in would be late, and so
+        would every check after it: that is left to whoever watches. An answer says its revision.
+        """
+        if (
+            self.watched
+            and record.store.revision() > self.revision
+            and record.newest_signal() > self._last_pk + TAKEN_AT_ONCE
+        ):
+            return self.revision
+        return self.refresh(record)
 
     def refresh(self, record: Record) -> int:
         """Take in what the record has enrolled since; returns the revision that the index is at."""
@@ -106,6 +124,13 @@ class Index:
         for each in list(self._descriptors.values()):
             each.keep(known, newest)
 
+    def fold(self) -> None:
+        """Make large segments of small ones where these are many, as when a list is imported; forgets nothing."""
+        with self._tidying:
+            for index in self._types.values():
+                if index.loose > LOOSE_UPTO:
+                    index.compact()
+
     def compact(self, record: Record) -> None:
         """Make large segments of small ones, and forget what is gone; searches and refreshes go on meanwhile."""
         with self._tidying:
@@ -134,8 +159,13 @@ class Index:
     def tend(self, path: Path, record: Record) -> None:
         """Compact, and write the snapshot where there is none, or where it lacks much; OSError."""
         with self._tidying:
-            if self._compact(record) or not path.exists():
+            if self._compact(record) or not path.exists() or self.lacks(path) > SCANNED_UPTO:
                 self._write(path, record)
+
+    def lacks(self, path: Path) -> int:
+        """Say how many hashes and sketches at most the snapshot lacks that this index wrote or loaded."""
+        newest = self._last_pk + self._last_sketch_pk
+        return max(newest, 1) if not path.exists() else newest - self._saved
 
     def _write(self, path: Path, record: Record) -> None:
         with self._lock:  # what is written is settled here, and copied later
@@ -143,6 +173,7 @@ class Index:
             segments = {kind: index.segments for kind, index in self._types.items()}
             sketches = {bank_pk: each.parts() for bank_pk, each in self._descriptors.items()}
         snapshot.write(path, about, dict(_arrays(segments, sketches)))
+        self._saved = sum(about["last"])
         if record.erased_since(self._clean):
             path.unlink(missing_ok=True)  # whoever erased something may have unlinked an older file
         elif found := snapshot.read(path):  # mapped memory, that the system may take back; no older file stays open
@@ -179,6 +210,7 @@ class Index:
                 if name.startswith(f"{SignalType.KEYPOINTS.value}/")
             }
             self._last_pk, self._last_sketch_pk = last
+            self._saved = sum(last)
             self.revision = self._clean = revision
         return True
 

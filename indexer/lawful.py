@@ -13,9 +13,10 @@ import numpy as np
 
 from hashing.contrast import CONTRAST_DTYPE, Contrasts
 from hashing.signals import Signal, Sketches, no_sketches
+from indexer.contents import NewContent
 from indexer.enroll import fingerprint, wanted
 from indexer.errors import InvalidCompanion, NothingToEnroll, UnknownContent
-from indexer.record import Content, NewContent, Record
+from indexer.record import Content, Record
 from indexer.store import Change
 
 Lay = Callable[[Sketches], Contrasts]

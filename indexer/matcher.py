@@ -168,7 +168,7 @@ class Matcher:
         lawful with those planes.
         """
         banks = self._banks(bank_names)
-        revision = self._index.refresh(self._record)
+        revision = self._index.catch_up(self._record)
         found = self._all_matches(signal, banks.all)
         try:
             matches, suppressed = self._ruled(signal, found, banks, tell)

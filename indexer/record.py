@@ -5,9 +5,8 @@ above this file writes SQL (`sketches`, `companions`, `jobs` and `ledger` hold t
 tables). Companions of contents are rows like these, but are never found, listed or counted.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,25 +18,22 @@ from hashing.signals import (
     PROFILES,
     Frames,
     Kind,
-    Media,
     SignalType,
-    Sketches,
     no_frames,
-    no_sketches,
 )
 from indexer.banks import LIVE, Banks
 from indexer.companions import CompanionBook
-from indexer.engines import insert_rows
+from indexer.contents import NewContent, insert_contents, new_hashes
 from indexer.errors import UnknownContent
-from indexer.guards import Holds
-from indexer.hashes import FREE, NewHashes, add_hashes, frames_of, hashes_of
+from indexer.hashes import FREE, add_hashes, frames_of, hashes_of, searched
 from indexer.holds import HoldBook
 from indexer.sketches import SketchBook
-from indexer.store import Change, Store, new_id, now
+from indexer.store import Change, Store
 from indexer.tables import audit, bank, content, exact, signal, sketch
 from indexer.withdrawals import withdraw_within
 
 _BATCH = 5000
+_SLICE = 4096  # rows that are taken in at a time: checks go on in between
 _ERASING = ("content.withdraw", "content.hold", "content.replay", "bank.delete", "doctor.repair")
 
 
@@ -91,41 +87,6 @@ def _content(row: Row[Any]) -> Content:
 _CONTENT = select(content, bank.c.name).join(bank, bank.c.bank_pk == content.c.bank_pk)
 
 
-@dataclass(frozen=True, slots=True)
-class NewContent:
-    """What is to be written of one content. `fingerprint` says which submissions are the same content."""
-
-    fingerprint: str
-    media: Media
-    frames: Frames
-    digests: Sequence[tuple[SignalType, bytes]]
-    case: str | None
-    labels: Sequence[str]
-    sketches: Sketches = field(default_factory=no_sketches)
-    lawful_of: int | None = None
-    holds: Holds | None = None  # None: nothing is held
-
-
-def _new_hashes(content_pk: int, new: NewContent, chosen: NDArray[np.bool_] | slice = slice(None),
-                known: Sequence[tuple[SignalType, bytes]] = ()) -> NewHashes:  # fmt: skip
-    """Return the chosen frames, and the digests that are not known, as they are to be written."""
-    held = np.zeros(len(new.frames), np.uint8) if new.holds is None else new.holds.frames
-    return NewHashes(content_pk, new.frames[chosen], held[chosen], [pair for pair in new.digests if pair not in known])
-
-
-_NEW = ("content_id", "bank_pk", "fingerprint", "kind", "revision", "width", "height", "enabled", "duration_s",
-        "frames_hashed", "case_ref", "labels", "created_at", "lawful_of")  # fmt: skip
-
-
-def _content_row(change: Change, bank_pk: int, new: NewContent, content_id: str, at: str) -> tuple[Any, ...]:
-    """Return a content's row: the values of _NEW."""
-    media = new.media
-    return (
-        content_id, bank_pk, new.fingerprint, media.kind.value, change.revision, media.width, media.height, True,
-        media.duration_s, media.frames_hashed, new.case, json.dumps(list(new.labels)), at, new.lawful_of,
-    )  # fmt: skip
-
-
 class Record(Banks):
     """Banks, contents and signals in one store."""
 
@@ -147,14 +108,9 @@ class Record(Banks):
 
     def add_contents(self, change: Change, bank_pk: int, news: Sequence[NewContent]) -> dict[str, Known]:
         """Write contents of different fingerprints, with their hashes, inside a change."""
-        at = now()
-        rows = [_content_row(change, bank_pk, new, new_id("c"), at) for new in news]
-        insert_rows(change.connection, content, _NEW, rows)
-        mine = select(content.c.fingerprint, content.c.content_pk, content.c.content_id).where(
-            content.c.bank_pk == bank_pk, content.c.revision == change.revision
-        )
-        added = {mark: Known(pk, content_id) for mark, pk, content_id in change.connection.execute(mine)}
-        add_hashes(change, [_new_hashes(added[new.fingerprint].content_pk, new) for new in news])
+        keys = insert_contents(change, bank_pk, news)
+        added = {new.fingerprint: Known(*key) for new, key in zip(news, keys, strict=True)}
+        add_hashes(change, [new_hashes(added[new.fingerprint].content_pk, new) for new in news])
         for new in news:
             self.sketches.add(change, added[new.fingerprint].content_pk, new.sketches, new.holds)
         return added
@@ -164,7 +120,7 @@ class Record(Banks):
         digests, frames = hashes_of(change.connection, content_pk)
         known = {(int(row["profile"]), int(row["view"]), bytes(row["hash"])) for row in frames}
         missing = [(int(row["profile"]), int(row["view"]), bytes(row["hash"])) not in known for row in new.frames]
-        rest = _new_hashes(content_pk, new, np.array(missing, bool), digests)
+        rest = new_hashes(content_pk, new, np.array(missing, bool), digests)
         self.sketches.add(change, content_pk, new.sketches, new.holds)
         if len(rest.frames) or rest.digests or len(new.sketches):
             add_hashes(change, [rest])
@@ -283,6 +239,7 @@ class Record(Banks):
     ) -> Iterator[tuple[NDArray[np.int64], Frames]]:
         """Yield the keys and hashes of contents enrolled or completed after `revision`, in order of their keys.
 
+        Of each, what an index needs: profile, quality, and the hash itself.
         What is held is left out; what is released comes with a key of its own.
         There is no upper bound: it would skip the older hashes of a content that is just
         being completed, behind which the reader then never looks again.
@@ -294,16 +251,22 @@ class Record(Banks):
         order = signal.c.signal_pk + 0 if revision else signal.c.signal_pk
         changed = select(content.c.content_pk).where(content.c.revision > revision, own)
         changed = changed if bank_pks is None else changed.where(content.c.bank_pk.in_(bank_pks))
-        query = select(signal).where(signal.c.content_pk.in_(changed), FREE).order_by(order)
+        wanted = select(signal.c.signal_pk, signal.c.profile, signal.c.quality, signal.c.hash)
+        query = wanted.where(signal.c.content_pk.in_(changed), FREE).order_by(order)
         with self.store.stream() as connection:
-            result = connection.execution_options(yield_per=50_000).execute(query)
+            result = connection.execution_options(yield_per=_SLICE).execute(query)
             for rows in result.partitions():
-                yield np.array([row.signal_pk for row in rows], np.int64), frames_of(rows)
+                yield searched(rows)
 
     def hashes_of(self, content_pk: int) -> tuple[list[tuple[SignalType, bytes]], Frames]:
         """Return the hashes of one content that others may have too: for exports and close looks alone."""
         with self.store.read() as connection:
             return hashes_of(connection, content_pk, shared=True)
+
+    def newest_signal(self) -> int:
+        """Return the key of the newest hash; 0 if there is none."""
+        with self.store.read() as connection:
+            return int(connection.execute(select(func.coalesce(func.max(signal.c.signal_pk), 0))).scalar_one())
 
     def signal_keys(self) -> NDArray[np.int64]:
         """Return the keys of all hashes of frames that can be found."""

@@ -143,6 +143,11 @@ class TypeIndex:
         return sum(map(len, self._segments))
 
     @property
+    def loose(self) -> int:
+        """How many hashes are in segments without tables."""
+        return sum(len(segment) for segment in self._segments if segment.bands is None)
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """The segments as they stand, the oldest first."""
         return self._segments

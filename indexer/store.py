@@ -45,9 +45,18 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+_ID_BYTES = 12
+
+
 def new_id(prefix: str) -> str:
     """Return an identifier that cannot be guessed, 96 bits."""
-    return f"{prefix}_{secrets.token_hex(12)}"
+    return f"{prefix}_{secrets.token_hex(_ID_BYTES)}"
+
+
+def new_ids(prefix: str, count: int) -> list[str]:
+    """Return several, in the order of an index over them: inserting them as they come is then cheap."""
+    digits, width = secrets.token_hex(_ID_BYTES * count), 2 * _ID_BYTES
+    return sorted(f"{prefix}_{digits[start : start + width]}" for start in range(0, len(digits), width))
 
 
 def _migrate(connection: Connection) -> None:

@@ -39,6 +39,7 @@ class Watch:
     def start(self) -> None:
         """Begin, with an index that was just loaded."""
         self._current_at = time.monotonic()
+        self._index.watched = True
         for thread in self._threads:
             thread.start()
 
@@ -48,6 +49,7 @@ class Watch:
 
     def stop(self) -> None:
         """End the threads."""
+        self._index.watched = False
         self._ended.set()
         self._wake.set()
         for thread in self._threads:

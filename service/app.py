@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from indexer.errors import IndexNotReady, StoreBroken
 from service import api, problems, rescans, retro, schemas
 from service.auth import Permission, requires
+from service.drain import Drain
 from service.engine import Engine
 from service.fetch import Fetcher
 from service.logs import log
@@ -26,6 +27,7 @@ from service.upkeep import Upkeep, paced
 
 VERSION = "0.1.0"
 _TEND_EVERY_S, _TEND_SHARE = 60.0, 0.02  # of one core's time, at most
+_FOLD_EVERY_S, _FOLD_SHARE = 1.0, 0.3
 _BODIES = (
     schemas.LinkIn,
     schemas.SignalsIn,
@@ -49,8 +51,10 @@ def _load(engine: Engine, ended: threading.Event) -> None:
 
 
 def _tend(engine: Engine, ended: threading.Event) -> None:
-    """Load the index, and put it in order from time to time."""
+    """Load the index, and put it in order: at once where much is loose, and all of it from time to time."""
     _load(engine, ended)
+    folding = (ended, engine.index.fold, _FOLD_EVERY_S, _FOLD_SHARE, "index not folded")
+    threading.Thread(target=paced, args=folding, name="fold", daemon=True).start()
     paced(ended, engine.tend_index, _TEND_EVERY_S, _TEND_SHARE, "index not tended")
 
 
@@ -75,7 +79,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     upkeep.stop()
     keeper.stop()
     engine.watch.stop()
-    engine.save_index()
+    engine.leave_index()
     engine.close()
     log().info("stopped")
 
@@ -85,10 +89,17 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-async def ready(request: Request) -> Response:
-    """Tell whether checks are answered: 200, or 503 while the index is loading or out of date."""
+def _status(request: Request) -> str:
+    """Say in one word whether checks are answered, and whether that will last."""
     engine = api.engine_of(request)
-    status = ("ready" if engine.current else "stale") if engine.index.ready else "loading"
+    if request.app.state.drain.begun:
+        return "stopping"
+    return ("ready" if engine.current else "stale") if engine.index.ready else "loading"
+
+
+async def ready(request: Request) -> Response:
+    """Tell whether checks are answered: 200, or 503 while the index is loading or out of date, or before the end."""
+    engine, status = api.engine_of(request), _status(request)
     body = {"status": status, "bank_revision": engine.index.revision, "hashes": engine.index.sizes()}
     if status == "ready":
         return JSONResponse(body)
@@ -100,6 +111,12 @@ async def metrics(request: Request) -> Response:
     found, engine = request.app.state.metrics, api.engine_of(request)
     found.revision.set(engine.index.revision)
     found.age.set(engine.watch.age_s)
+    found.ready.set(_status(request) == "ready")
+    try:
+        found.record_revision.set(await api.in_thread(request, engine.store.revision))
+        found.store_reached.set(1)
+    except StoreBroken:
+        found.store_reached.set(0)
     for kind, count in engine.index.sizes().items():
         found.hashes.labels(kind).set(count)
     return Response(found.text(), media_type="text/plain; version=0.0.4")
@@ -151,12 +168,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.settings, app.state.metrics, app.state.drain = settings, Metrics(), Drain()
     app.state.gate = Gate(settings.max_in_flight, app.state.metrics)
     problems.install(app)
     app.include_router(api.router)
     app.include_router(rescans.router)
     app.include_router(retro.router)
     _own_routes(app)
-    app.add_middleware(Observed, metrics=app.state.metrics)
+    app.add_middleware(Observed, metrics=app.state.metrics, drain=app.state.drain)
     return app

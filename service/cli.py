@@ -5,6 +5,7 @@ or needs review, 2 wrong usage or a broken store, 3 nothing matched but somethin
 not be judged. Other commands: 0, or 2 with a message.
 """
 
+import math
 import os
 import resource
 import signal
@@ -30,6 +31,7 @@ from indexer.rescan import guarded
 from service import answers, cli_banks, cli_queue, cli_store, output, schemas
 from service.app import create_app
 from service.auth import Role
+from service.drain import DrainingServer
 from service.engine import Engine
 from service.errors import InvalidSettings, LinkFailed, LinkRefused
 from service.inputs import read, verdict, word_of
@@ -45,7 +47,7 @@ cli_queue.install(app)
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]
 MATCHED, WRONG, UNJUDGED = 1, 2, 3
-GRACEFUL_S = 4
+_SWITCH_S = 0.001  # how long a thread that computes keeps others waiting, by Python's default 5 ms at every turn
 _LAWFUL = "its lawful original, which is no content; may be repeated"
 _ITEM_ERRORS = (MediaError, InvalidHash, NothingToEnroll, InvalidCompanion, LinkRefused, LinkFailed, OSError)
 
@@ -63,6 +65,7 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
     """Run the HTTP service."""
     settings = read_settings()
     configure(settings.log_level)
+    sys.setswitchinterval(_SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops in order first, then raises it again
         signal.signal(number, lambda *_: sys.exit(0))
     with _listening(host, port) as listener:
@@ -70,9 +73,10 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
             first = engine.ledger.create_first_key(Role.ADMIN)
         if first is not None:
             output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)
-        config = uvicorn.Config(create_app(settings), access_log=False, log_config=None, server_header=False,
-                                timeout_graceful_shutdown=GRACEFUL_S)  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        http = create_app(settings)
+        config = uvicorn.Config(http, access_log=False, log_config=None, server_header=False,
+                                timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s))  # fmt: skip
+        DrainingServer(config, http.state.drain, settings.shutdown_drain_s).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from indexer.index import Index
 from indexer.jobs import Jobs
 from indexer.lawful import CompanionEnroller, Lawful, check_differs
 from indexer.ledger import Ledger
+from indexer.lists import ListEnroller
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
@@ -48,6 +49,7 @@ def _keep_nothing(signal: Signal, answer: Answer) -> None:
 
 
 Keep = Callable[[Signal, Answer], None]
+SAVED_AT_STOP, SKETCHES_AT_STOP = 2_000_000, 50_000  # half a million hashes are put in order and written in a second
 Original = bytes | Sequence[ReadyHash]  # lawful media, or hashes of it
 
 
@@ -68,6 +70,7 @@ class Engine:
         self.matcher = Matcher(self.record, self.index)
         self.closer = CloserLook(self.record)
         self.enroller = Enroller(self.record, self.index)
+        self.lists = ListEnroller(self.record, self.index, self.enroller.guard)
         self.companions = CompanionEnroller(self.record)
         self._replay_withdrawals()
         self._pool: Pool | None = None
@@ -91,6 +94,15 @@ class Engine:
         with suppress(OSError, StoreBroken):
             self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.index.save(self.settings.index_path, self.record)
+
+    def leave_index(self) -> None:
+        """Write the index cache at the end if it lacks anything, and if that is done within moments.
+
+        What a large one lacks the next start reads from the record.
+        """
+        small = len(self.index) <= SAVED_AT_STOP and self.index.sizes()[SignalType.KEYPOINTS.value] <= SKETCHES_AT_STOP
+        if small and self.index.lacks(self.settings.index_path):
+            self.save_index()
 
     def tend_index(self) -> None:
         """Put the index in order, and write its cache where it lacks much; StoreBroken. For a thread of its own."""

@@ -1,6 +1,6 @@
 """What is counted, for Prometheus. Labels are routes and stable words, never what was asked."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -24,6 +24,10 @@ class Metrics:
             "staydown_index_age_seconds", "Time since the index was known to be current", registry=self.registry
         )
         self.revision = Gauge("staydown_index_revision", "Revision the index is at", registry=self.registry)
+        self.record_revision = Gauge("staydown_record_revision", "Revision the store is at", registry=self.registry)
+        self.store_reached = Gauge("staydown_store_reached", "Whether the store answers", registry=self.registry)
+        self.ready = Gauge("staydown_ready", "Whether checks are answered", registry=self.registry)
+        ProcessCollector(registry=self.registry)  # memory, processor time, open files
 
     def text(self) -> bytes:
         """Return the exposition format."""

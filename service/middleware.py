@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
+from service.drain import Drain
 from service.errors import TooManyRequests
 from service.logs import log
 from service.metrics import Metrics
@@ -38,8 +39,8 @@ def _places(error: Exception) -> list[str]:
 class Observed:
     """ASGI middleware: names, times, counts and logs each request; turns what nobody foresaw into an answer."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+        self._app, self._metrics, self._drain = app, metrics, drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +54,10 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if self._drain.begun:
+                    headers["Connection"] = "close"
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

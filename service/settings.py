@@ -86,6 +86,10 @@ class Settings(BaseModel):
     retro_days: float = Field(
         0.0, ge=0, le=3650, description="how long hashes of checked media are kept where a check agrees; 0: never"
     )
+    shutdown_drain_s: float = Field(
+        0.0, ge=0, description="after SIGTERM: not ready, and still answering, for so long; more than load balancers look"
+    )
+    shutdown_grace_s: float = Field(4.0, gt=0, description="after that: longest wait for answers under way")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
 
     @property

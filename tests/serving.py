@@ -187,7 +187,8 @@ def staydown(home: Path, *arguments: str | Path, stdin: bytes = b"", timeout_s: 
 class Server:
     """The real `staydown serve` on a free loopback port."""
 
-    def __init__(self, home: Path, *, wrapper: Iterable[str] = (), tmp: Path | None = None, **settings: str) -> None:
+    def __init__(self, home: Path, *, port: int = 0, wrapper: Iterable[str] = (), tmp: Path | None = None,
+                 **settings: str) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self._log = home.parent / f"{home.name}.{secrets.token_hex(4)}.log"
@@ -196,7 +197,7 @@ class Server:
             given["TMPDIR"] = str(tmp)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*wrapper, str(COMMAND), "serve", "--port", "0"], env=given, stdin=subprocess.DEVNULL,
+                [*wrapper, str(COMMAND), "serve", "--port", str(port)], env=given, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         wait_until(lambda: self._port() and Api(self._port()).get("/health/ready").status == 200, what=self.log())

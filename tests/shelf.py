@@ -34,6 +34,7 @@ from indexer.enroll import Enrolled, Enroller, Submission
 from indexer.index import Index
 from indexer.jobs import Jobs
 from indexer.ledger import Ledger
+from indexer.lists import ListEnroller
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
@@ -59,6 +60,7 @@ class Shelf:
     def __post_init__(self) -> None:
         self.matcher = Matcher(self.record, self.index)
         self.enroller = Enroller(self.record, self.index)
+        self.lists = ListEnroller(self.record, self.index, self.enroller.guard)
 
     def enroll(self, signal: Signal, bank: str = "b", **more: Any) -> Enrolled:
         return self.enroller.enroll(bank, Submission(signal, **more), actor="test")

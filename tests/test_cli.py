@@ -1,6 +1,7 @@
 """The command line's contract, run in this process: exit statuses, what goes where, --json."""
 
 import io
+import os
 import json
 import re
 import sys
@@ -44,6 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setenv("STAYDOWN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("STAYDOWN_WORKERS", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(os, "nice", int)  # this process is not the command's own
 
     def command(*words: str | Path, stdin: bytes = b"") -> Ran:
         monkeypatch.setattr(sys, "argv", ["staydown", *map(str, words)])

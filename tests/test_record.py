@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from hashing.signals import FRAME_DTYPE, Kind, SignalType, View
 from indexer.errors import UnknownContent
-from indexer.hashes import NewHashes, _signal_rows, frames_of
+from indexer.hashes import _signal_rows, frames_of
 
 SHA, MD5 = SignalType.SHA256, SignalType.MD5
 
@@ -54,7 +54,7 @@ def test_rows_come_back_from_the_database_as_they_went(given_rows: list[tuple[in
         row["hash"] = np.frombuffer(code, np.uint8)
 
     names = ("content_pk", "profile", "view", "quality", "timestamp_s", "until_s", "held", "hash")
-    written = _signal_rows([NewHashes(1, rows, np.zeros(len(rows), np.uint8), [])])
+    written = _signal_rows([1] * len(rows), rows, np.zeros(len(rows), np.uint8))
     assert (
         frames_of([SimpleNamespace(**dict(zip(names, row, strict=True))) for row in written]).tobytes()
         == rows.tobytes()

@@ -41,6 +41,7 @@ def test_every_setting_can_be_set() -> None:
         "FETCH_MAX_REDIRECTS": "0", "FETCH_INTERNAL_NETWORKS": "10.0.0.0/8, fd00::/8", "LOG_LEVEL": "debug",
         "DATABASE_CONNECTIONS": "10", "MAX_STALENESS_S": "11", "MIN_REVISION_WAIT_S": "12",
         "WORKER_LOST_S": "13", "RESCAN_DAYS": "14", "RETRO_DAYS": "15",
+        "SHUTDOWN_DRAIN_S": "16", "SHUTDOWN_GRACE_S": "17",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)
     found = read_settings({PREFIX + name: value for name, value in given.items()})

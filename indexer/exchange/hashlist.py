@@ -7,19 +7,19 @@ import csv
 import gc
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hashing.signals import PROFILES, VIEWS, to_hex
-from indexer.enroll import Enrolled, Enroller, Submission, signals_of
 from indexer.errors import InvalidManifest
-from indexer.exchange.manifest import Item, read_manifest
+from indexer.exchange.columns import read_list
+from indexer.lists import ListEnroller, Listed
 from indexer.record import Record
 
 FORMATS = ("csv", "jsonl")
 COLUMNS = ("content", "case", "labels", "signal_type", "hash", "quality", "timestamp_s", "profile", "view")
-_BATCH = 5000
+BATCH = 20_000
 
 
 def check_format(name: str) -> None:
@@ -28,24 +28,17 @@ def check_format(name: str) -> None:
         raise InvalidManifest(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
 
 
-def import_hashes(enroller: Enroller, bank: str, path: Path, *, actor: str) -> list[Enrolled]:
+def import_hashes(enroller: ListEnroller, bank: str, path: Path, *, actor: str) -> list[Listed]:
     """Enroll every content of a hash list; thousands in one transaction."""
-    items = read_manifest(path)
-    if any(item.path is not None for item in items):
-        raise InvalidManifest("a hash list names no files; use enroll --manifest for those")
-    gc.freeze()  # a collection need not walk a million items again and again
+    gc.disable()  # a collection would walk millions of texts again and again, none of which is garbage
     try:
-        return [done for start in range(0, len(items), _BATCH) for done in _import(enroller, bank, items, start, actor)]
+        contents = read_list(path)
+        return [
+            enroller.enroll(bank, contents.part(start, start + BATCH), actor=actor)
+            for start in range(0, len(contents), BATCH)
+        ]
     finally:
-        gc.unfreeze()
-
-
-def _import(enroller: Enroller, bank: str, items: Sequence[Item], start: int, actor: str) -> list[Enrolled]:
-    some = items[start : start + _BATCH]
-    signals = zip(some, signals_of([item.hashes for item in some]), strict=True)
-    return enroller.enroll_many(
-        bank, [Submission(signal, item.case, item.labels) for item, signal in signals], actor=actor
-    )
+        gc.enable()
 
 
 def _lines(record: Record, bank: str) -> Iterator[dict[str, Any]]:

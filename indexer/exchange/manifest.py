@@ -59,7 +59,8 @@ def _number(value: Any, kind: type[int] | type[float]) -> Any:
     return number
 
 
-def _word(value: Any) -> str | None:
+def word(value: Any) -> str | None:
+    """Read a text; None if it is empty. InvalidManifest."""
     return None if value in (None, "") else _storable(str(value))
 
 
@@ -69,32 +70,38 @@ def _storable(text: str) -> str:
     return text
 
 
-def ready_hash(entry: dict[str, Any]) -> ReadyHash:
-    """Read one hash of a manifest; InvalidManifest."""
+def described_hash(entry: dict[str, Any]) -> ReadyHash:
+    """Read what a hash of a manifest says of itself; its digits are not looked at. InvalidManifest."""
     try:
         found = ReadyHash(
-            SignalType(_word(entry.get("signal_type")) or "pdq"),
+            SignalType(word(entry.get("signal_type")) or "pdq"),
             str(entry["hash"]).strip().lower(),
             _number(entry.get("quality"), int),
             _number(entry.get("timestamp_s"), float),
-            _word(entry.get("profile")),
-            View(_word(entry.get("view")) or View.FULL),
+            word(entry.get("profile")),
+            View(word(entry.get("view")) or View.FULL),
         )
-        _check(found)
+        if found.signal_type not in {*EXACT_BYTES, SignalType.KEYPOINTS}:
+            found.profile_number()
     except (KeyError, ValueError, InvalidHash) as error:
+        raise InvalidManifest(f"not a hash: {error}") from error
+    if found.quality is not None and found.quality > MAX_QUALITY:
+        raise InvalidManifest(f"a quality is from 0 to {MAX_QUALITY}")
+    return found
+
+
+def ready_hash(entry: dict[str, Any]) -> ReadyHash:
+    """Read one hash of a manifest; InvalidManifest."""
+    found = described_hash(entry)
+    try:
+        found.code()
+    except InvalidHash as error:
         raise InvalidManifest(f"not a hash: {error}") from error
     return found
 
 
-def _check(ready: ReadyHash) -> None:
-    ready.code()
-    if ready.signal_type not in EXACT_BYTES:
-        ready.profile_number()
-    if ready.quality is not None and ready.quality > MAX_QUALITY:
-        raise InvalidManifest(f"a quality is from 0 to {MAX_QUALITY}")
-
-
-def _labels(value: Any) -> tuple[str, ...]:
+def labels(value: Any) -> tuple[str, ...]:
+    """Read labels: a list of them, or one text that `;` separates; InvalidManifest."""
     parts = value if isinstance(value, list) else str(value or "").split(";")
     return tuple(_storable(str(part).strip()) for part in parts if str(part).strip())
 
@@ -111,15 +118,15 @@ def _items(entries: Iterable[dict[str, Any]], base: Path) -> Iterator[Item]:
     """Yield media as they come, and then ready-made hashes, grouped by their content."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for number, entry in enumerate(entries, start=1):
-        if name := _word(entry.get("path")):
-            yield Item(name, _place(base, name), (), _word(entry.get("case")), _labels(entry.get("labels")))
+        if name := word(entry.get("path")):
+            yield Item(name, _place(base, name), (), word(entry.get("case")), labels(entry.get("labels")))
         else:
-            grouped.setdefault(_word(entry.get("content")) or f"#{number}", []).append(entry)
+            grouped.setdefault(word(entry.get("content")) or f"#{number}", []).append(entry)
     for name, group in grouped.items():
         hashes = tuple(ready for entry in group for ready in _hashes(entry))
         if not hashes:
             raise InvalidManifest("an entry has neither a path nor a hash")
-        yield Item(name, None, hashes, _word(group[0].get("case")), _labels(group[0].get("labels")))
+        yield Item(name, None, hashes, word(group[0].get("case")), labels(group[0].get("labels")))
 
 
 def _object(number: int, line: str) -> dict[str, Any]:
@@ -133,7 +140,8 @@ def _object(number: int, line: str) -> dict[str, Any]:
     return entry
 
 
-def _columns(text: str) -> list[str]:
+def columns_of(text: str) -> list[str]:
+    """Return the names in the header line of a CSV text."""
     return [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
 
 
@@ -141,7 +149,7 @@ def _entries(text: str, lines: list[str]) -> Iterable[dict[str, Any]] | None:
     """Return the manifest's entries, or None if it is a plain list of paths."""
     if text.startswith("{"):
         return (_object(number, line) for number, line in enumerate(lines, start=1) if line)
-    columns = _columns(text)
+    columns = columns_of(text)
     if not {"path", "hash"} & set(columns):
         return None
     table = csv.DictReader(io.StringIO(text, newline=""), columns)
@@ -149,12 +157,17 @@ def _entries(text: str, lines: list[str]) -> Iterable[dict[str, Any]] | None:
     return table
 
 
-def read_manifest(path: Path) -> list[Item]:
-    """Read a manifest file; InvalidManifest."""
+def text_of(path: Path) -> str:
+    """Return the text of a manifest file; InvalidManifest."""
     try:
-        text = path.read_bytes().decode("utf-8-sig").lstrip()
+        return path.read_bytes().decode("utf-8-sig").lstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest(f"{path.name} cannot be read as text") from error
+
+
+def read_manifest(path: Path) -> list[Item]:
+    """Read a manifest file; InvalidManifest."""
+    text = text_of(path)
     lines = [line.strip() for line in _LINE_END.split(text)]
     try:
         entries = _entries(text, lines)
