@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 
 def missing() -> str | None:
     """Return why it cannot run here, or None."""
-    if importlib.util.find_spec("milvus") is None:
+    if find_spec("milvus") is None:
         return "no Milvus server: the package `milvus` is for x86-64 Linux"
     if shutil.which("unshare") is None or subprocess.run([*_alone(), "true"], check=False).returncode:
         return "no Milvus server: no network namespace can be made here"
@@ -53,7 +54,7 @@ class MilvusServer:
     """One server, and the address at which it is reached as long as this object lives."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, None
+        self._folder = folder
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,7 +1,7 @@
 """Whole-frame hashes in Milvus, for banks beyond one machine's memory. The only file that imports pymilvus.
 
-A store has a collection of hashes, one partition a signal type, and a collection of one row
-that says what is in it (`remote` knows what). `BIN_FLAT` looks at everything, and is the one
+A store has a collection of hashes, one partition a signal type, and a row in a collection of
+all stores that says what is in it (`remote` knows what). `BIN_FLAT` looks at everything, and is the one
 index of Milvus's for bits that was measured exact.
 
 Milvus's radius is strict, hence + 1. It gives no more than MOST hits for a query: as many
@@ -30,7 +30,7 @@ FEW, MOST = 1_024, 16_384
 _QUERIES = {FEW: 256, MOST: 16}  # at a time: answers stay far below the 64 MiB that Milvus sends
 _ROWS, _IDS, _PAGE = 20_000, 5_000, 10_000  # inserted, deleted, listed at a time
 _WORK_TIMEOUT_S = 60.0  # of what no query waits for
-_STATE_BITS, _MOST_TEXT = 8, 8_192  # Milvus takes no collection without a vector
+_STATE, _STATE_BITS, _MOST_TEXT = "staydown", 8, 8_192  # Milvus takes no collection without a vector
 
 # It logs every failed call by itself, in words that are not ours.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -77,48 +77,49 @@ class Milvus:
 
     # What it says of itself
 
-    def read(self, name: str) -> str | None:
-        """Return what was written under a name, as of now; None if nothing was."""
+    def read(self, store_id: str) -> str | None:
+        """Return what was written about a store, as of now; None if nothing was."""
         with _answered():
-            if not self._client.has_collection(name, timeout=_WORK_TIMEOUT_S):
+            if not self._client.has_collection(_STATE, timeout=_WORK_TIMEOUT_S):
                 return None
             rows = self._client.query(
-                name, filter="id == 0", output_fields=["said"], consistency_level="Strong", timeout=_WORK_TIMEOUT_S
-            )
+                _STATE, filter=f'id == "{store_id}"', output_fields=["said"], consistency_level="Strong",
+                timeout=_WORK_TIMEOUT_S,
+            )  # fmt: skip
         return str(rows[0]["said"]) if rows else None
 
-    def write(self, name: str, said: str) -> None:
-        """Write something under a name."""
+    def write(self, store_id: str, said: str) -> None:
+        """Write about a store."""
         with _answered():
-            row = {"id": 0, "said": said, "code": b"\0"}
-            self._client.upsert(name, [row], timeout=_WORK_TIMEOUT_S)
+            if not self._client.has_collection(_STATE, timeout=_WORK_TIMEOUT_S):
+                self._create(_STATE, _STATE_BITS, DataType.VARCHAR, max_length=64)
+            row = {"id": store_id, "said": said, "code": b"\0"}
+            self._client.upsert(_STATE, [row], timeout=_WORK_TIMEOUT_S)
 
     # Hashes
 
-    def create(self, name: str, collection: str, kinds: list[str]) -> None:
-        """Make the collection of a store's hashes, and what says what is in it if there is none."""
+    def create(self, collection: str, kinds: list[str]) -> None:
+        """Make the collection of a store's hashes."""
         with _answered():
-            if not self._client.has_collection(name, timeout=_WORK_TIMEOUT_S):
-                self._create(name, _STATE_BITS, "said")
-            self._create(collection, HASH_BITS)
+            self._create(collection, HASH_BITS, DataType.INT64)
             for kind in kinds:
                 self._client.create_partition(collection, kind, timeout=_WORK_TIMEOUT_S)
 
-    def _create(self, collection: str, bits: int, text: str = "") -> None:
+    def _create(self, collection: str, bits: int, key: DataType, **how: int) -> None:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("id", key, is_primary=True, **how)
         schema.add_field("code", DataType.BINARY_VECTOR, dim=bits)
-        if text:
-            schema.add_field(text, DataType.VARCHAR, max_length=_MOST_TEXT)
+        if collection == _STATE:
+            schema.add_field("said", DataType.VARCHAR, max_length=_MOST_TEXT)
         index = self._client.prepare_index_params()
         index.add_index("code", index_type="BIN_FLAT", metric_type="HAMMING")
         self._client.create_collection(collection, schema=schema, index_params=index, timeout=_WORK_TIMEOUT_S)
 
-    def drop(self, name: str) -> None:
-        """Drop all that belongs to a name."""
+    def drop(self, prefix: str) -> None:
+        """Drop all collections whose names begin like this."""
         with _answered():
             for collection in self._client.list_collections(timeout=_WORK_TIMEOUT_S):
-                if collection == name or collection.startswith(f"{name}_"):
+                if collection.startswith(prefix):
                     self._client.drop_collection(collection, timeout=_WORK_TIMEOUT_S)
 
     def insert(self, collection: str, kind: str, keys: Keys, codes: Codes) -> None:

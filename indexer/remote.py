@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FED_AT = 20_000  # new hashes: fewer are searched here in no time
+SEALED_AT = 1_024  # below, Milvus makes no index of them
 HOLD_S = 30.0  # what was written so long ago is seen by every search (`milvus` says why)
 
 
@@ -82,7 +83,7 @@ class Remote:
                  hold_s: float = HOLD_S) -> None:  # fmt: skip
         self._record, self._backend, self._min_quality = record, backend, min_quality
         self._fed_at, self._hold_s = fed_at, hold_s
-        self._name = f"staydown_{record.store.store_id()}"
+        self._store_id = record.store.store_id()
         self._base: Base | None = None
         self._next: Base | None = None
 
@@ -120,12 +121,11 @@ class Remote:
 
     def _about(self) -> dict[str, Any]:
         profiles = [str(profile) for profile in PROFILES]
-        store_id = self._record.store.store_id()
-        return {"format": FORMAT, "store": store_id, "profiles": profiles, "min_quality": self._min_quality}
+        return {"format": FORMAT, "store": self._store_id, "profiles": profiles, "min_quality": self._min_quality}
 
     def _look(self) -> Point | None:
         """Return what it says it holds, if that is of this record."""
-        point = _read(self._backend.read(self._name))
+        point = _read(self._backend.read(self._store_id))
         if point is None or point.about != self._about() or not self._record.store.has_link(*point.link):
             return None
         return point
@@ -146,10 +146,10 @@ class Remote:
             raise IndexNotReady("the search back-end is being filled; ask again in a while")
         if self._base is None or self._base.point.collection != point.collection:
             self._base, self._next = Base(self._backend, point, now), None
-        elif self._next is not None and now - self._next.seen_s >= self._hold_s:
-            self._base, self._next = self._next, None
-        if self._next is None and point != self._base.point:
+        elif self._next is None and point != self._base.point:
             self._next = Base(self._backend, point, now)
+        if self._next is not None and now - self._next.seen_s >= self._hold_s:
+            self._base, self._next = self._next, None
         return self._base
 
     # What changes it: by whoever has the turn
@@ -157,25 +157,26 @@ class Remote:
     def _write(self, point: Point, ours: Callable[[], bool]) -> Point:
         if not ours():
             raise SearchUnavailable("another process has the turn at the search back-end")
-        self._backend.write(self._name, json.dumps(asdict(point)))
+        self._backend.write(self._store_id, json.dumps(asdict(point)))
         return point
 
     def _begin(self) -> Point:
         """Begin anew: whatever is there belongs to another history, or is not whole."""
-        store, collection = self._record.store, f"{self._name}_{secrets.token_hex(4)}"
-        point = Point(collection, self._about(), store.audit_link(), clean=store.revision())
-        self._backend.drop(self._name)
-        self._backend.create(self._name, collection, list(point.counts))
+        store, prefix = self._record.store, f"staydown_{self._store_id}_"
+        point = Point(prefix + secrets.token_hex(4), self._about(), store.audit_link(), clean=store.revision())
+        self._backend.drop(prefix)
+        self._backend.create(point.collection, list(point.counts))
         return point
 
     def _feed(self, point: Point, ours: Callable[[], bool]) -> None:
         """Add what the record has more."""
-        revision = self._record.store.revision()
+        revision, before = self._record.store.revision(), sum(point.counts.values())
         for keys, frames in self._record.signals_since(point.revision):
             new = keys > point.last_pk
             if new.any():
                 point = self._add(point, keys[new], frames[new], ours)
-        self._backend.seal(point.collection)
+        if sum(point.counts.values()) - before >= SEALED_AT:
+            self._backend.seal(point.collection)
         self._write(replace(point, revision=revision, filled=True), ours)
 
     def _add(self, point: Point, keys: Keys, frames: Frames, ours: Callable[[], bool]) -> Point:
