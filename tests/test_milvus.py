@@ -1,6 +1,7 @@
 """The search back-end against the slow truth and the record: radii, caps, and everything it may disagree in."""
 
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from searching import Pair, paired
 from serving import Local
-from shelf import codes, film, flipped, opened, still
+from shelf import codes, ended, film, flipped, opened, run, still
 
 from benchmarks.milvus_server import MilvusServer
 from hashing.signals import SignalType, distances
@@ -258,6 +259,20 @@ def test_an_address_with_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(SearchUnavailable):
         Milvus("milvus://127.0.0.1:1", 1.0)
     assert time.monotonic() - began < 5
+
+
+def test_without_its_client_it_says_what_is_missing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymilvus", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "indexer.milvus")
+    with pytest.raises(SearchUnavailable, match=r"pymilvus.*milvus"):
+        remote.opened(pair.shelf.record, "milvus://127.0.0.1:1", 1.0, MIN_QUALITY)
+
+
+def test_the_client_is_not_loaded_where_nobody_asked_for_it() -> None:
+    assert (
+        ended(run("import sys, service.app; print(sorted({'pymilvus', 'grpc', 'pandas'} & set(sys.modules)))"))
+        == "[]\n"
+    )
 
 
 def test_only_the_frames_that_are_asked_for_count(pair: Pair) -> None:
