@@ -15,7 +15,7 @@ import fcntl
 import os
 import select
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ _POOL_TIMEOUT_S = 10
 # Nothing is answered before it is durable, whatever the server's default; its stronger settings stay.
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _LOCK_KEY = 0x7374_6179_646F_776E  # 'staydown'
+_TURN_KEY = _LOCK_KEY + 1
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
@@ -173,6 +174,29 @@ def alone(engine: Engine) -> Iterator[Connection]:
         path.touch(mode=0o600)
         with engine.begin() as connection:
             yield connection
+
+
+@contextmanager
+def turn(engine: Engine) -> Iterator[Callable[[], bool] | None]:
+    """Give the turn at what one process does at a time: what says whether it is still ours; None if another has it.
+
+    On PostgreSQL it is a connection's own, which no transaction holds open, and ends with it.
+    """
+    path = _file(engine.url)
+    if path is not None:
+        with Path(f"{path}.turn").open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield lambda: True
+            return
+        yield None
+        return
+    pooled = engine.raw_connection()
+    connection: Any = pooled.driver_connection
+    pooled.detach()
+    with closing(connection):
+        connection.autocommit = True
+        got = connection.execute(f"SELECT pg_try_advisory_lock({_TURN_KEY})").fetchone()[0]
+        yield (lambda: connection.execute("SELECT 1").fetchone() is not None) if got else None
 
 
 def truncate_log(engine: Engine) -> None:

@@ -14,6 +14,8 @@ StaydownError (hashing.errors)
     ├── StoreNotEmpty        store_not_empty
     ├── WithdrawalsUnknown   withdrawals_unknown
     ├── IndexNotReady        index_not_ready
+    ├── SearchUnavailable    search_unavailable
+    ├── TooManyHits          too_many_hits
     └── StoreBroken          store_broken
 """
 
@@ -96,6 +98,18 @@ class IndexNotReady(IndexerError):
     """The index is still being loaded; ask again in a moment."""
 
     code = "index_not_ready"
+
+
+class SearchUnavailable(IndexerError):
+    """The search back-end does not answer, or not in time."""
+
+    code = "search_unavailable"
+
+
+class TooManyHits(IndexerError):
+    """More hashes lie this near than the search back-end gives; what it left out is not known."""
+
+    code = "too_many_hits"
 
 
 class StoreBroken(IndexerError):

@@ -24,42 +24,79 @@ import numpy as np
 from hashing.signals import KEYPOINT_DTYPE, PERCEPTUAL, PROFILES, Codes, Frames, SignalType, profiles_of
 from indexer import snapshot
 from indexer.descriptors import CENTRES_SHA256, Descriptors
+from indexer.errors import IndexNotReady
 from indexer.record import Record
-from indexer.segments import SCANNED_UPTO, Hits, Keys, Segment, TypeIndex
+from indexer.remote import Base
+from indexer.segments import SCANNED_UPTO, Hits, Keys, Segment, TypeIndex, joined_hits
 from indexer.snapshot import Arrays
 
+_Types = Mapping[SignalType, TypeIndex]
 TAKEN_AT_ONCE = 500  # hashes that a check takes in itself; more are the watch's
 LOOSE_UPTO = 2 * SCANNED_UPTO  # hashes of a type that are looked at one by one
 FORGOTTEN_AT_ONCE = 1_000_000  # descriptors; a search does not wait until more than these are looked through
 
 
+def _empty() -> _Types:
+    return {kind: TypeIndex() for kind in PERCEPTUAL}
+
+
 class Index:
     """The indexes of all perceptual types, as of one revision of the record."""
 
-    def __init__(self, min_quality: int) -> None:
-        """Hashes of frames below `min_quality` (featureless ones) are not searchable."""
+    def __init__(self, min_quality: int, *, remote: bool = False) -> None:
+        """Hashes of frames below `min_quality` (featureless ones) are not searchable.
+
+        `remote`: the most of whole frames lie in a search back-end, on which it has to `rest`.
+        """
         self.min_quality = min_quality
         self.revision = 0
         self.ready = False
+        self._remote = remote
         self.watched = False  # somebody else takes in what is new within moments
-        self._types = {kind: TypeIndex() for kind in PERCEPTUAL}
+        self._held: tuple[_Types, Base | None] = _empty(), None  # together: a search takes both as they stand
         self._descriptors: dict[int, Descriptors] = {}  # of each bank; replaced, never changed
         self._last_pk = self._last_sketch_pk = 0
         self._saved = 0  # what the snapshot has: the sum of its last keys
         self._clean = 0  # the revision up to which what was erased is not in here
         self._lock, self._tidying = threading.Lock(), threading.Lock()
 
+    @property
+    def _types(self) -> _Types:
+        return self._held[0]
+
     def __len__(self) -> int:
+        sizes = self.sizes()
+        return sum(sizes[kind.value] for kind in PERCEPTUAL)
+
+    @property
+    def held(self) -> int:
+        """How many hashes are here and in no back-end."""
         return sum(map(len, self._types.values()))
 
     def sizes(self) -> dict[str, int]:
         """Return the number of searchable hashes of each type."""
-        sizes = {kind.value: len(index) for kind, index in self._types.items()}
+        types, base = self._held
+        elsewhere = {} if base is None else base.point.counts
+        sizes = {kind.value: len(index) + elsewhere.get(kind.value, 0) for kind, index in types.items()}
         return sizes | {SignalType.KEYPOINTS.value: sum(each.sketches for each in self._descriptors.values())}
 
     def search(self, signal_type: SignalType, codes: Codes, radius_bits: int) -> Hits:
-        """Search one signal type."""
-        return self._types[signal_type].search(codes, radius_bits)
+        """Search one signal type. With a back-end SearchUnavailable, TooManyHits."""
+        types, base = self._held
+        hits = types[signal_type].search(codes, radius_bits)
+        return hits if base is None else joined_hits((base.search(signal_type, codes, radius_bits), hits))
+
+    def rest(self, base: Base, record: Record) -> None:
+        """Leave to a back-end what it holds, and hold the rest."""
+        with self._tidying, self._lock:
+            types, old = self._held
+            if old is not None and old.point.collection == base.point.collection:
+                self._held = {kind: index.above(base.point.last_pk) for kind, index in types.items()}, base
+                return
+            types, last_pk = _empty(), base.point.last_pk
+            for keys, frames in record.signals_since(base.point.revision):
+                last_pk = self._add(types, keys, frames, last_pk)
+            self._held, self._last_pk = (types, base), last_pk
 
     def descriptors(self, bank_pks: Iterable[int]) -> list[Descriptors]:
         """Return the descriptors of these banks, to be searched bank by bank."""
@@ -86,23 +123,30 @@ class Index:
         if latest > self.revision or not self.ready:
             with self._lock:
                 if latest > self.revision or not self.ready:
-                    for keys, frames in record.signals_since(self.revision):
-                        self._add(keys, frames)
+                    for keys, frames in record.signals_since(max(self.revision, self._settled())):
+                        self._last_pk = self._add(self._types, keys, frames, self._last_pk)
                     self._add_sketches(record)
                     self.revision = latest
         self.ready = True
         return self.revision
 
-    def _add(self, keys: Keys, frames: Frames) -> None:
-        """Add what is new: a content that got more hashes comes with its old ones again.
+    def _settled(self) -> int:
+        """Return the revision up to which the record is not asked for hashes: a back-end has them."""
+        base = self._held[1]
+        if self._remote and base is None:
+            raise IndexNotReady
+        return 0 if base is None else base.point.revision
+
+    def _add(self, types: _Types, keys: Keys, frames: Frames, last_pk: int) -> int:
+        """Add what is behind a key, and return the last: a content that got more hashes comes with its old ones again.
 
         The record gives keys out in ascending order, one writer after the other.
         """
-        usable = (frames["quality"] >= self.min_quality) & (keys > self._last_pk)
-        for kind, index in self._types.items():
+        usable = (frames["quality"] >= self.min_quality) & (keys > last_pk)
+        for kind, index in types.items():
             chosen = usable & np.isin(frames["profile"], profiles_of(kind))
             index.add(keys[chosen], frames["hash"][chosen])
-        self._last_pk = max(self._last_pk, int(keys.max(initial=0)))
+        return max(last_pk, int(keys.max(initial=0)))
 
     def _add_sketches(self, record: Record) -> None:
         """Take in what is new, and forget what is gone: copies that were withdrawn would crowd out others."""
@@ -170,7 +214,7 @@ class Index:
     def _write(self, path: Path, record: Record) -> None:
         with self._lock:  # what is written is settled here, and copied later
             about = self._about(record, self.revision) | {"last": [self._last_pk, self._last_sketch_pk]}
-            segments = {kind: index.segments for kind, index in self._types.items()}
+            segments = {kind: () if self._remote else index.segments for kind, index in self._types.items()}
             sketches = {bank_pk: each.parts() for bank_pk, each in self._descriptors.items()}
         snapshot.write(path, about, dict(_arrays(segments, sketches)))
         self._saved = sum(about["last"])
@@ -182,7 +226,8 @@ class Index:
                 index.exchange(segments[kind], map(Segment.of, _parts(groups, kind.value)))
 
     def _about(self, record: Record, revision: int) -> dict[str, Any]:
-        return {
+        remote = {"remote": True} if self._remote else {}
+        return remote | {
             "store": record.store.store_id(),
             "revision": revision,
             "history": record.store.audit_digest(before=revision).hex(),
@@ -203,7 +248,8 @@ class Index:
             return False
         groups = _grouped(found.arrays)
         with self._lock:
-            self._types = {kind: TypeIndex(map(Segment.of, _parts(groups, kind.value))) for kind in PERCEPTUAL}
+            types = {kind: TypeIndex(map(Segment.of, _parts(groups, kind.value))) for kind in PERCEPTUAL}
+            self._held = types, self._held[1]
             self._descriptors = {
                 int(name.split("/")[1]): Descriptors(_parts(groups, name))
                 for name in dict.fromkeys(group.rpartition("/")[0] for group in groups)

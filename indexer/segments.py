@@ -35,8 +35,13 @@ class Hits:
     def __len__(self) -> int:
         return len(self.query)
 
+    def only(self, chosen: NDArray[np.bool_]) -> "Hits":
+        """Return some of them."""
+        return Hits(self.query[chosen], self.signal_pk[chosen], self.distance_bits[chosen])
 
-def _hits(parts: Iterable[Hits]) -> Hits:
+
+def joined_hits(parts: Iterable[Hits]) -> Hits:
+    """Return all of them as one."""
     found = [part for part in parts if len(part)]
     if not found:
         nothing = np.empty(0, np.int64)
@@ -76,7 +81,7 @@ class Segment:
         if left:
             rest = self._scan(codes[left], radius_bits)
             parts.append(Hits(np.array(left)[rest.query], rest.signal_pk, rest.distance_bits))
-        return _hits(parts)
+        return joined_hits(parts)
 
     def _scan(self, codes: Codes, radius_bits: int) -> Hits:
         """Look at everything. FAISS's radius is strict, hence + 1."""
@@ -165,7 +170,12 @@ class TypeIndex:
     def search(self, codes: Codes, radius_bits: int) -> Hits:
         """Return all hashes at most `radius_bits` away from each code, uint8 (q, 32)."""
         wanted = np.ascontiguousarray(codes)
-        return _hits(segment.search(wanted, radius_bits) for segment in self._segments)
+        return joined_hits(segment.search(wanted, radius_bits) for segment in self._segments)
+
+    def above(self, key: int) -> "TypeIndex":
+        """Return an index of the hashes with later keys."""
+        nothing = np.empty(0, np.int64)
+        return TypeIndex(part for each in self._segments if len(part := each.only(nothing, key)))
 
     def compact(self, live: Keys | None = None, newest: int = 0) -> bool:
         """Make large segments of small ones, and forget all up to the key `newest` but what has a `live` key.

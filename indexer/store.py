@@ -33,6 +33,7 @@ from indexer.engines import (
     open_engine,
     read_engine,
     truncate_log,
+    turn,
 )
 from indexer.errors import StoreBroken
 from indexer.tables import audit, state
@@ -132,6 +133,28 @@ class Store:
             query = select(audit.c.digest).where(audit.c.revision < before).order_by(audit.c.seq.desc()).limit(1)
         with self.read() as connection:
             return bytes(connection.execute(query).scalar() or b"")
+
+    def audit_link(self) -> tuple[int, str]:
+        """Return the place of the audit chain's last link, and the link: it tells this history from any other."""
+        query = select(audit.c.seq, audit.c.digest).order_by(audit.c.seq.desc()).limit(1)
+        with self.read() as connection:
+            row = connection.execute(query).first()
+        return (0, "") if row is None else (int(row.seq), bytes(row.digest).hex())
+
+    def has_link(self, seq: int, digest: str) -> bool:
+        """Say whether the audit chain has this link at this place."""
+        with self.read() as connection:
+            found = connection.execute(select(audit.c.digest).where(audit.c.seq == seq)).scalar()
+        return (b"" if found is None else bytes(found)).hex() == digest
+
+    @contextmanager
+    def turn(self) -> Iterator[Callable[[], bool] | None]:
+        """Give the turn at what one process of this store does at a time, or None; StoreBroken. See `engines`."""
+        try:
+            with turn(self.engine) as ours:
+                yield ours
+        except (SQLAlchemyError, self._driver_error) as error:
+            raise StoreBroken(f"the store cannot be reached: {type(error).__name__}") from error
 
     def store_id(self) -> str:
         """Return the identity of this store, made once."""

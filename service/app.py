@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
-from indexer.errors import IndexNotReady, StoreBroken
+from indexer.errors import IndexerError, IndexNotReady, StoreBroken
 from service import api, problems, rescans, retro, schemas
 from service.auth import Permission, requires
 from service.drain import Drain
@@ -43,7 +43,7 @@ def _load(engine: Engine, ended: threading.Event) -> None:
     while not engine.index.ready and not ended.is_set():
         try:
             engine.load_index()
-        except StoreBroken as error:
+        except IndexerError as error:
             log().error("index not loaded", code=error.word)
             ended.wait(1.0)
     engine.watch.start()

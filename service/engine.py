@@ -17,6 +17,7 @@ from hashing.hasher import Plan
 from hashing.media import Sampling
 from hashing.sandbox import Opened, Pool
 from hashing.signals import Signal, SignalType
+from indexer import remote
 from indexer.closer import CloserLook, spans
 from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
 from indexer.errors import StoreBroken, UnknownContent
@@ -29,6 +30,7 @@ from indexer.lists import ListEnroller
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
+from indexer.remote import Remote
 from indexer.store import Store
 from indexer.tombstones import Tombstones
 from indexer.watch import Watch
@@ -65,7 +67,8 @@ class Engine:
         self.withdrawals = Withdrawals(self.store)
         self.ledger = Ledger(self.store)
         self.jobs = Jobs(self.store)
-        self.index = Index(MIN_QUALITY)
+        self.index = Index(MIN_QUALITY, remote=bool(settings.search_url))
+        self._remote: Remote | None = None
         self.watch = Watch(self.record, self.index, _tell)
         self.matcher = Matcher(self.record, self.index)
         self.closer = CloserLook(self.record)
@@ -74,7 +77,7 @@ class Engine:
         self.companions = CompanionEnroller(self.record)
         self._replay_withdrawals()
         self._pool: Pool | None = None
-        self._pool_lock = threading.Lock()
+        self._pool_lock, self._remote_lock = threading.Lock(), threading.Lock()
 
     def _replay_withdrawals(self) -> None:
         """Withdraw what an older store brought back, before anything is answered."""
@@ -83,9 +86,27 @@ class Engine:
         self.store.keep_tombstones = self.tombstones.append
 
     def load_index(self) -> None:
-        """Load the index cache, or what of it agrees with the record, and take in the rest."""
+        """Load the index cache, or what of it agrees with the record, and take in the rest.
+
+        With a search back-end SearchUnavailable, and IndexNotReady while another process fills it.
+        """
         self.index.load(self.settings.index_path, self.record)
+        self._rest()
         self.index.refresh(self.record)
+
+    def _rest(self, waiting: int | None = None) -> None:
+        """Look after the search back-end, if there is one, and let the index rest on it."""
+        if self.settings.search_url:
+            self.index.rest(self.remote.base(waiting), self.record)
+
+    @property
+    def remote(self) -> Remote:
+        """The search back-end, connected at first use; SearchUnavailable."""
+        with self._remote_lock:
+            if self._remote is None:
+                url, timeout_s = self.settings.search_url, self.settings.search_timeout_s
+                self._remote = remote.opened(self.record, url, timeout_s, MIN_QUALITY)
+            return self._remote
 
     def save_index(self) -> None:
         """Write the index cache, if there is an index yet; it may fail, since it is only a cache."""
@@ -105,7 +126,11 @@ class Engine:
             self.save_index()
 
     def tend_index(self) -> None:
-        """Put the index in order, and write its cache where it lacks much; StoreBroken. For a thread of its own."""
+        """Put the index in order, and write its cache where it lacks much. For a thread of its own.
+
+        StoreBroken; with a search back-end SearchUnavailable, IndexNotReady.
+        """
+        self._rest(self.index.held)
         with suppress(OSError):
             self.index.tend(self.settings.index_path, self.record)
 
@@ -256,6 +281,8 @@ class Engine:
         self.watch.stop()
         if self._pool is not None:
             self._pool.close()
+        if self._remote is not None:
+            self._remote.close()
         self.store.close()
 
     def __enter__(self) -> Self:

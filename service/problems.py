@@ -28,6 +28,8 @@ STATUS = {
     "nothing_to_enroll": 422,
     "invalid_companion": 422,
     "index_not_ready": 503,
+    "search_unavailable": 503,
+    "too_many_hits": 503,
     "store_broken": 503,
     "invalid_request": 422,
     "unauthenticated": 401,

@@ -34,8 +34,14 @@ def _database(url: str) -> str:
     return url
 
 
+def _search(url: str) -> str:
+    if url and not re.match(r"milvus(\+tls)?://([^@/]*@)?[^@/]+(/\w*)?$", url):
+        raise ValueError("has to be milvus://[user:password@]host[:port][/database], or milvus+tls://…")
+    return url
+
+
 def _masked(url: str) -> str:
-    """Return a database URL without its password, and without options that may hold one."""
+    """Return a URL without its password, and without options that may hold one."""
     return re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", url).partition("?")[0]
 
 
@@ -64,6 +70,10 @@ class Settings(BaseModel):
         10.0, gt=0, description="longest time since the index was compared with the store; then checks get 503"
     )
     min_revision_wait_s: float = Field(2.0, ge=0, description="longest wait for a request's Staydown-Min-Revision")
+    search_url: Annotated[str, AfterValidator(_search)] = Field(
+        "", description="Milvus in which whole-frame hashes are searched, milvus://host:19530; empty: here, in memory"
+    )
+    search_timeout_s: float = Field(10.0, gt=0, description="longest search in Milvus; then checks get 503")
     workers: int = Field(0, ge=0, le=256, description="processes that decode; 0: one a core")
     max_body_bytes: int = Field(256 * _MIB, ge=1, description="largest upload or fetched file")
     upload_timeout_s: float = Field(300.0, gt=0, description="longest arriving of a request's body")
@@ -87,7 +97,9 @@ class Settings(BaseModel):
         0.0, ge=0, le=3650, description="how long hashes of checked media are kept where a check agrees; 0: never"
     )
     shutdown_drain_s: float = Field(
-        0.0, ge=0, description="after SIGTERM: not ready, and still answering, for so long; more than load balancers look"
+        0.0,
+        ge=0,
+        description="time after SIGTERM of being not ready and still answering; longer than load balancers look",
     )
     shutdown_grace_s: float = Field(4.0, gt=0, description="after that: longest wait for answers under way")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
@@ -125,7 +137,7 @@ class Settings(BaseModel):
     def shown(self) -> dict[str, str]:
         """Return every setting as text, secrets masked."""
         values = {name: str(value) for name, value in self.model_dump(mode="json").items()}
-        values["database_url"] = _masked(self.record_url)
+        values["database_url"], values["search_url"] = _masked(self.record_url), _masked(self.search_url)
         return values
 
 

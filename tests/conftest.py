@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import corpus
 
-pytest_plugins = ["postgres", "serving", "shelf"]  # the fixtures that run a server, the app, and a store
+pytest_plugins = ["postgres", "serving", "shelf", "searching"]  # the fixtures that run servers, the app, and a store
 
 settings.register_profile("house", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("house")

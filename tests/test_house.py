@@ -65,6 +65,8 @@ def test_the_layers_hold() -> None:
     ("library", "owners"),
     [
         ("faiss", {"indexer/segments.py", "indexer/descriptors.py"}),
+        ("pymilvus", {"indexer/milvus.py"}),
+        ("grpc", {"indexer/milvus.py"}),
         ("httpcore", {"service/fetch.py"}),
         ("procrastinate", {"indexer/queue_jobs.py"}),
         ("uvicorn", {"service/cli.py"}),

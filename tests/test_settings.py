@@ -61,6 +61,8 @@ def test_every_setting_can_be_set() -> None:
         ("FETCH_ENABLED", "perhaps"), ("FETCH_MAX_REDIRECTS", "21"), ("FETCH_INTERNAL_NETWORKS", "10.0.0.0/33"),
         ("FETCH_INTERNAL_NETWORKS", "10.0.0.1/8"), ("FETCH_INTERNAL_NETWORKS", "localhost"), ("LOG_LEVEL", "loud"),
         ("LOG_LEVEL", "INFO "), ("DATABASE_URL", "mysql://h/d"), ("DATABASE_URL", "/var/lib/staydown.db"),
+        ("SEARCH_URL", "http://h:19530"), ("SEARCH_URL", "milvus://"), ("SEARCH_URL", "milvus://h/a/b"),
+        ("SEARCH_TIMEOUT_S", "0"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
@@ -96,6 +98,18 @@ def test_a_password_is_never_shown(url: str, shown: str) -> None:
     said = read_settings({"STAYDOWN_DATABASE_URL": url}).shown()
     assert said["database_url"] == shown
     assert "hunter2" not in str(said)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("milvus://h:19530", "milvus://h:19530"),
+        ("milvus+tls://root:hunter2@h/db", "milvus+tls://root:***@h/db"),
+        ("", ""),
+    ],
+)
+def test_the_search_back_end_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert read_settings({"STAYDOWN_SEARCH_URL": url}).shown()["search_url"] == shown
 
 
 def test_everything_is_shown() -> None:
