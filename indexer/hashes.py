@@ -67,9 +67,7 @@ def _signal_rows(content_pks: Sequence[int], frames: Frames, held: Held) -> Iter
     return zip(content_pks, *plain, *times, words(held), hashes, strict=True)
 
 
-def add_rows(
-    change: Change, content_pks: Sequence[int], frames: Frames, held: Held, digests: Iterable[Digest]
-) -> None:
+def add_rows(change: Change, content_pks: Sequence[int], frames: Frames, held: Held, digests: Iterable[Digest]) -> None:
     """Write hashes inside a change: columns of one length, and digests."""
     names = ("content_pk", *_COLUMNS, "held", "hash")
     insert_rows(change.connection, signal, names, list(_signal_rows(content_pks, frames, held)))

@@ -80,7 +80,9 @@ class Settings(BaseModel):
         (), description="networks that links may lead to though not public, such as your own media store"
     )
     shutdown_drain_s: float = Field(
-        0.0, ge=0, description="after SIGTERM: not ready, and still answering, for so long; more than load balancers look"
+        0.0,
+        ge=0,
+        description="after SIGTERM: not ready, and still answering, for so long; more than load balancers look",
     )
     shutdown_grace_s: float = Field(4.0, gt=0, description="after that: longest wait for answers under way")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")

@@ -1,8 +1,8 @@
 """The command line's contract, run in this process: exit statuses, what goes where, --json."""
 
 import io
-import os
 import json
+import os
 import re
 import sys
 from collections.abc import Callable

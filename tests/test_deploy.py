@@ -142,7 +142,10 @@ def test_what_compose_names_is_there() -> None:
             assert (ROOT / source).exists() if source.startswith("./") else source in compose["volumes"], volume
     assert (ROOT / compose["configs"]["with-database"]["file"]).exists()
     replicas = [name for name in compose["services"] if name.startswith("staydown-")]
-    for text in ((DEPLOY / "haproxy" / "haproxy.cfg").read_text(), (DEPLOY / "prometheus" / "prometheus.yml").read_text()):
+    for text in (
+        (DEPLOY / "haproxy" / "haproxy.cfg").read_text(),
+        (DEPLOY / "prometheus" / "prometheus.yml").read_text(),
+    ):
         assert set(re.findall(r"staydown-\w+(?=:8000)", text)) == set(replicas)
 
 

@@ -35,7 +35,8 @@ rows = st.tuples(
 plain = st.text(st.characters(exclude_characters=";", exclude_categories=["Cs", "Zs", "Cc", "Zl", "Zp"]), min_size=1)
 contents = st.tuples(
     st.lists(rows, max_size=4), st.lists(hashes, max_size=1), st.lists(st.binary(min_size=16, max_size=16), max_size=1),
-    st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), st.lists(plain, max_size=2),
+    st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
+    st.lists(plain, max_size=2),
 ).filter(lambda content: content[0] or content[1] or content[2])  # fmt: skip
 
 

@@ -43,7 +43,9 @@ def balancer(folder: Path, ports: dict[str, int]) -> Iterator[int]:
     """Run HAProxy with the configuration that we ship, its addresses replaced, and without its second tries."""
     program, port = balancer_program(), free_port()
     text = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text()
-    text = text.replace("bind :8080", f"bind 127.0.0.1:{port}").replace(" resolvers docker init-addr last,libc,none", "")
+    text = text.replace("bind :8080", f"bind 127.0.0.1:{port}").replace(
+        " resolvers docker init-addr last,libc,none", ""
+    )
     text = re.sub(r"resolvers docker\n(    .*\n)+", "", text)
     for name, own in ports.items():
         text = text.replace(f"staydown-{name}:8000", f"127.0.0.1:{own}")

@@ -14,7 +14,7 @@ from typing import Any
 from hashing.signals import PROFILES, VIEWS, to_hex
 from indexer.errors import InvalidManifest
 from indexer.exchange.columns import read_list
-from indexer.lists import ListEnroller, Listed
+from indexer.lists import Listed, ListEnroller
 from indexer.record import Record
 
 FORMATS = ("csv", "jsonl")
