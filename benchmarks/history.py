@@ -12,6 +12,7 @@ import argparse
 import copy
 import itertools
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -308,6 +309,7 @@ def main() -> None:
     began = time.monotonic()
     while sum(done.values()) < given.operations:
         play(20, lambda: "")
+        print(f"{sum(done.values()):,} so far", file=sys.stderr, flush=True)
     for what, count in sorted(done.items()):
         print(f"{what:20} {count:8,}")
     print(f"operations {sum(done.values()):,} in {time.monotonic() - began:,.0f} s, violations 0")
