@@ -40,6 +40,7 @@ def test_every_setting_can_be_set() -> None:
         "ENROLL_TIMEOUT_S": "6", "MAX_IN_FLIGHT": "7", "FETCH_ENABLED": "false", "FETCH_TIMEOUT_S": "8",
         "FETCH_MAX_REDIRECTS": "0", "FETCH_INTERNAL_NETWORKS": "10.0.0.0/8, fd00::/8", "LOG_LEVEL": "debug",
         "DATABASE_CONNECTIONS": "10", "MAX_STALENESS_S": "11", "MIN_REVISION_WAIT_S": "12",
+        "SEARCH_URL": "milvus://h:19530", "SEARCH_TIMEOUT_S": "13",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)
     found = read_settings({PREFIX + name: value for name, value in given.items()})
