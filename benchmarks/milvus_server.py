@@ -63,6 +63,12 @@ class MilvusServer:
         """The address, as the setting has it."""
         return f"milvus://127.0.0.1:{self._listener.getsockname()[1]}"
 
+    @property
+    def pid(self) -> int:
+        """The process that hands on; the server is below it."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until it is healthy."""
         handle = self._listener.fileno()

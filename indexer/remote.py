@@ -102,15 +102,6 @@ class Remote:
                 self._tidy(ours, feed=waiting is None or waiting >= self._fed_at)
         return self._settled()
 
-    def erase(self) -> int | None:
-        """Delete what was withdrawn, and return how many hashes are left; None if somebody else is at it."""
-        with self._record.store.turn() as ours:
-            if ours is None:
-                return None
-            self._tidy(ours, feed=False)
-            point = self._look()
-            return None if point is None else sum(point.counts.values())
-
     def _tidy(self, ours: Callable[[], bool], *, feed: bool) -> None:
         point = self._trusted() or self._begin()
         point = self._erase(point, ours)

@@ -42,6 +42,7 @@ def test_every_setting_can_be_set() -> None:
         "DATABASE_CONNECTIONS": "10", "MAX_STALENESS_S": "11", "MIN_REVISION_WAIT_S": "12",
         "WORKER_LOST_S": "13", "RESCAN_DAYS": "14", "RETRO_DAYS": "15",
         "SHUTDOWN_DRAIN_S": "16", "SHUTDOWN_GRACE_S": "17",
+        "SEARCH_URL": "milvus://h:19530", "SEARCH_TIMEOUT_S": "13",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)
     found = read_settings({PREFIX + name: value for name, value in given.items()})
