@@ -1,6 +1,9 @@
 """What goes out comes in again, hash by hash and content by content."""
 
+import csv
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from shelf import Shelf, bare, codes, film, frames, still
 
 from hashing.signals import PROFILES, Signal, SignalType
 from indexer.errors import InvalidManifest, NothingToEnroll, UnknownBank
+from indexer.exchange.columns import read_list
 from indexer.exchange.hashlist import BATCH, check_format, export_hashes, import_hashes
 
 Held = list[tuple[str | None, tuple[str, ...], list[tuple[str, bytes]], list[tuple[object, ...]]]]
@@ -73,6 +77,49 @@ def test_what_goes_out_comes_in_again(shelf: Shelf, form: str, drawn: list[tuple
     assert [part.content_ids for part in again] == [part.content_ids for part in done]
     assert not any(any(part.created) for part in again)
     assert held(shelf, "to") == held(shelf, "from")
+
+
+NAMED = ("content", "case", "labels", "signal_type", "hash", "quality", "timestamp_s", "profile", "view")
+CELLS = {
+    "content": ("", "a", "b", " a"), "case": ("", "2026-17", "x\u2028y"), "labels": ("", "x", "x; y;;", ";"),
+    "signal_type": ("", "pdq", "phash", "md5", "sha256", "keypoints", "PDQ"),
+    "hash": ("ab" * 32, " " + "AB" * 32, "cd" * 32, "ef" * 16, "", "zz" * 32, "a" * 63),
+    "quality": ("", "0", "77", "100", "101", "-1", "many"), "timestamp_s": ("", "0", "1.5", "nan", "1e400"),
+    "profile": ("", "pdq-full/1", "pdq-512/1", "dhash/1", "none"), "view": ("", "full", "trimmed", "half"),
+}  # fmt: skip
+likely = st.tuples(*(st.sampled_from(CELLS[name][:3]) for name in NAMED))
+any_cells = st.tuples(*(st.sampled_from(CELLS[name]) for name in NAMED))
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(likely, min_size=1, max_size=6) | st.lists(any_cells, min_size=1, max_size=2))
+def test_a_list_read_by_columns_is_the_list_read_line_by_line(tmp_path: Path, drawn: list[tuple[str, ...]]) -> None:
+    """CSV goes by columns, JSON Lines one line after the other: the same hashes come of it, or the same refusal."""
+    with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([NAMED, *drawn])
+    lines = (json.dumps(dict(zip(NAMED, row, strict=True))) for row in drawn)
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    try:
+        expected = read_list(tmp_path / "list.jsonl")
+    except InvalidManifest:
+        with pytest.raises(InvalidManifest):
+            read_list(tmp_path / "list.csv")
+        return
+    found = read_list(tmp_path / "list.csv")
+    assert found.sizes.tolist() == expected.sizes.tolist()
+    assert (found.cases, found.labels) == (expected.cases, expected.labels)
+    assert {number: tuple(pairs) for number, pairs in found.exact.items()} == {
+        number: tuple(pairs) for number, pairs in expected.exact.items()
+    }
+    assert found.frames.tobytes() == expected.frames.tobytes()
+
+
+@pytest.mark.parametrize("line", ['{"path": "a.jpg"}', '{"path": "https://media.example/a.jpg"}'])
+def test_a_hash_list_names_no_media(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(line)
+    with pytest.raises(InvalidManifest, match="names no files"):
+        read_list(path)
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])

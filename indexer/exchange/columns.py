@@ -52,7 +52,7 @@ def read_list(path: Path) -> HashList:
 
 
 def _of_items(items: Sequence[Item]) -> HashList:
-    if any(item.path is not None for item in items):
+    if not all(item.hashes for item in items):  # a path, or a link
         raise InvalidManifest(_NO_FILES)
     signals = signals_of([item.hashes for item in items])
     return HashList(
