@@ -230,7 +230,7 @@ class Index:
         return remote | {
             "store": record.store.store_id(),
             "revision": revision,
-            "history": record.store.audit_digest(before=revision).hex(),
+            "history": record.store.revision_digest(revision).hex(),
             "profiles": [str(profile) for profile in PROFILES],
             "min_quality": self.min_quality,
             "centres": CENTRES_SHA256,

@@ -126,13 +126,20 @@ class Store:
         with self.read() as connection:
             return int(connection.execute(select(state.c.revision)).scalar_one())
 
-    def audit_digest(self, before: int | None = None) -> bytes:
-        """Return the last link of the audit chain, or the last one before a revision."""
-        query = select(state.c.audit_digest)
-        if before is not None:
-            query = select(audit.c.digest).where(audit.c.revision < before).order_by(audit.c.seq.desc()).limit(1)
+    def audit_digest(self) -> bytes:
+        """Return the last link of the audit chain."""
         with self.read() as connection:
-            return bytes(connection.execute(query).scalar() or b"")
+            return bytes(connection.execute(select(state.c.audit_digest)).scalar() or b"")
+
+    def revision_digest(self, revision: int) -> bytes:
+        """Return the link of the audit chain that a revision began with, or the last before it.
+
+        It tells this history from any other. What is logged without a new revision comes behind it.
+        """
+        began = select(audit.c.digest).where(audit.c.revision == revision).order_by(audit.c.seq).limit(1)
+        before = select(audit.c.digest).where(audit.c.revision < revision).order_by(audit.c.seq.desc()).limit(1)
+        with self.read() as connection:
+            return bytes(connection.execute(began).scalar() or connection.execute(before).scalar() or b"")
 
     def audit_link(self) -> tuple[int, str]:
         """Return the place of the audit chain's last link, and the link: it tells this history from any other."""

@@ -425,6 +425,20 @@ def test_a_snapshot_of_a_history_that_was_replaced_by_a_backup_is_refused(embedd
         assert contents(again) == contents(restored.index)
 
 
+def test_a_backup_that_lacks_the_last_change_alone_is_told_from_it(embedded: Shelf, tmp_path: Path) -> None:
+    """One other change brings it to the very revision of the snapshot, and other hashes under the last keys."""
+    embedded.enroll(still(codes(24, 1)[0]))
+    copied(embedded.path, tmp_path / "backup.db")
+    embedded.enroll(still(codes(25, 1)[0]))
+    path = tmp_path / "snapshot"
+    embedded.index.save(path, embedded.record)
+    with opened(tmp_path / "backup.db") as restored:
+        restored.enroll(still(codes(26, 1)[0]))
+        assert restored.store.revision() == embedded.store.revision()
+        assert not Index(50).load(path, restored.record)
+    assert Index(50).load(path, embedded.record)
+
+
 def test_a_snapshot_survives_keys_and_jobs(shelf: Shelf) -> None:
     """They append to the audit log without a new revision."""
     path = filled(shelf)
