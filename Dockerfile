@@ -6,7 +6,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY hashing hashing
 COPY indexer indexer
 COPY service service
-RUN /opt/staydown/bin/pip install --no-cache-dir '.[postgres]'
+RUN /opt/staydown/bin/pip install --no-cache-dir '.[postgres,queue]'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin staydown \

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from helm_python.chart import Chart, lint
 from serving import Local
 
+from service.cli import app
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +149,17 @@ def test_what_compose_names_is_there() -> None:
         (DEPLOY / "prometheus" / "prometheus.yml").read_text(),
     ):
         assert set(re.findall(r"staydown-\w+(?=:8000)", text)) == set(replicas)
+
+
+def test_the_image_has_the_commands_that_compose_and_the_chart_run() -> None:
+    (extras,) = re.findall(r"pip install .*'\.\[(.+)\]'", (ROOT / "Dockerfile").read_text())
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"postgres", "queue"} <= set(extras.split(",")) <= set(known)
+    commands = {service["command"][0] for service in read(ROOT / "compose.yaml")["services"].values()
+                if service.get("image") == "staydown:0.1.0"}  # fmt: skip
+    assert commands | {"worker"} <= {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    } | {group.name for group in app.registered_groups}
 
 
 def test_grafana_finds_its_source() -> None:
