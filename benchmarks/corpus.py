@@ -6,7 +6,9 @@ a camera moving over such a picture, with something moving in it and a cut to an
 """
 
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from typing import Any, cast
@@ -209,6 +211,17 @@ def _options(codec: str, crf: int | None, options: Mapping[str, str] | None) -> 
     return _FAST.get(codec, {}) | quality | dict(options or {})
 
 
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Keep this thread's scheduling: run by root, SVT-AV1 gives whoever encodes the highest real-time priority."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@_as_before()
 def write_clip(
     frames: Iterable[Picture], fps: float = 25, *, container: str = "mp4", codec: str = "libx264",
     crf: int | None = None, pixel_format: str = "yuv420p", options: Mapping[str, str] | None = None,

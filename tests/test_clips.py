@@ -1,6 +1,7 @@
 """Video from memory: containers, codecs, depth, rotation, times, limits."""
 
 import io
+import os
 from collections.abc import Iterable
 
 import av
@@ -54,6 +55,12 @@ def test_every_encoding_shows_the_frames_put_in(container: str, codec: str, pixe
         wanted = grey_of(raw[round(frame.timestamp_s * 25)])
         assert np.abs(grey(frame).astype(int) - wanted).mean() < 8  # range, depth and black level are right
         assert bits(grey(frame), wanted) <= 31
+
+
+def test_an_encoder_leaves_this_process_as_hurried_as_it_was() -> None:
+    before = os.sched_getscheduler(0)
+    corpus.clip(6, duration_s=0.2, width=128, height=72, codec="libsvtav1")
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize(
