@@ -66,6 +66,7 @@ ALLOWED = {
     "DELETE /v1/banks/{bank}/contents/{content_id}": "enroll review admin",
     "POST /v1/rescans": "check lookup enroll review admin",
     "GET /v1/rescans/{rescan_id}": "check lookup enroll review admin",
+    "GET /v1/retro-matches": "review admin",
     "GET /metrics": "audit admin",
     "GET /openapi.json": "check lookup enroll review audit admin",
     "GET /docs": "check lookup enroll review audit admin",
