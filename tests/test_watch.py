@@ -11,6 +11,7 @@ from serving import wait_until
 from shelf import Shelf, codes, opened, still
 
 from indexer import watch
+from indexer.engines import CHANNEL
 from indexer.errors import StoreBroken
 from indexer.watch import Watch
 
@@ -90,6 +91,22 @@ def test_a_nudge_is_enough(address: str, postgres: Postgres, monkeypatch: pytest
         wait_until(lambda: listeners(postgres, address))
         for code in codes(3, 20):
             followed(other, shelf.enroll(still(code)).bank_revision)
+
+
+def test_the_connection_that_listens_is_asked_nothing_else(address: str, postgres: Postgres) -> None:
+    """A query on it would swallow nudges (psycopg issue 962): the server's own word for what it was asked last."""
+    with opened(address) as shelf, watched(address) as (other, _, _):
+        wait_until(lambda: listeners(postgres, address))
+        first = listeners(postgres, address)
+        for code in codes(8, 10):
+            done = shelf.enroll(still(code))
+            followed(other, done.bank_revision)
+            assert other.found(still(code)) == [done.content_id]
+            assert listeners(postgres, address) == first
+        followed(other, shelf.withdraw(done))
+        assert listeners(postgres, address) == first
+        asked = postgres.sql("SELECT DISTINCT query FROM pg_stat_activity WHERE pid = :pid", pid=first[0])
+        assert [row.query for row in asked] == [f"LISTEN {CHANNEL}"]
 
 
 def test_a_nudge_that_never_comes_costs_nothing(address: str) -> None:
