@@ -5,15 +5,17 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS = 1
 export OMP_NUM_THREADS = 1
 
-.PHONY: setup demo test quick lint bench clean
+.PHONY: setup demo test quick soak lint bench clean
 
 setup: .venv/setup.done
 demo: .venv/setup.done
 	$(BIN)/python -m benchmarks.demo
 test: .venv/test.done
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -m "not soak" --cov --cov-report=term --cov-fail-under=95
 quick: .venv/test.done
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not soak"
+soak: .venv/test.done
+	$(BIN)/pytest -m soak
 lint: .venv/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -117,7 +117,7 @@ def _half_fed(backend: Milvus, store_id: str) -> bool:
     return bool(said) and said["begun_pk"] > said["last_pk"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_process_killed_while_it_feeds_and_enrolls_loses_nothing(
     milvus: MilvusServer, address: str, tmp_path: Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_what_a_killed_feeder_left_half_done_is_done_once(pair: Pair) -> None:
     assert searched(pair, bank, 0) == truth(pair, bank, 0)
 
 
+@pytest.mark.soak
 def test_the_back_end_of_another_history_is_not_believed(pair: Pair, milvus: MilvusServer, tmp_path: Path) -> None:
     """An older copy of the store goes on differently: the same keys are other hashes."""
     old, lost, new = codes(15, 3)
@@ -288,7 +289,7 @@ def test_only_the_frames_that_are_asked_for_count(pair: Pair) -> None:
     assert len(pair.index.search(SignalType.PHASH, code[:1], 0)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_while_it_hangs_or_is_away_nothing_is_no_match(milvus: MilvusServer, tmp_path: Path) -> None:
     """503 in time with a word of its own; when it is back nothing has to be restarted, and it has forgotten nothing."""
     code = codes(19, 1)[0]

@@ -149,6 +149,7 @@ def test_workers_and_submitter_are_killed_and_the_results_are_those_of_one_machi
     assert json.loads(done.stdout)["inputs"] == 2504
 
 
+@pytest.mark.soak
 def test_a_worker_that_is_taken_for_dead_and_is_not_changes_nothing(site: Site) -> None:
     filled(site)
     manifest, out, local = listed(site, 1500), site.folder / "out.jsonl", site.folder / "local.jsonl"
