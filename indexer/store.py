@@ -157,11 +157,8 @@ class Store:
     @contextmanager
     def turn(self) -> Iterator[Callable[[], bool] | None]:
         """Give the turn at what one process of this store does at a time, or None; StoreBroken. See `engines`."""
-        try:
-            with turn(self.engine) as ours:
-                yield ours
-        except (SQLAlchemyError, self._driver_error) as error:
-            raise StoreBroken(f"the store cannot be reached: {type(error).__name__}") from error
+        with self.broken_told("reached"), turn(self.engine) as ours:
+            yield ours
 
     def store_id(self) -> str:
         """Return the identity of this store, made once."""
@@ -192,11 +189,8 @@ class Store:
     @contextmanager
     def listening(self) -> Iterator[Nudges]:
         """Give what waits for a nudge that the store has changed; StoreBroken. PostgreSQL alone gives nudges."""
-        try:
-            with listening(self.engine) as connection:
-                yield lambda timeout_s: any(True for _ in connection.notifies(timeout=timeout_s, stop_after=1))
-        except (SQLAlchemyError, self._driver_error) as error:
-            raise StoreBroken(f"the store cannot be listened to: {type(error).__name__}") from error
+        with self.broken_told("listened to"), listening(self.engine) as connection:
+            yield lambda timeout_s: any(True for _ in connection.notifies(timeout=timeout_s, stop_after=1))
 
     @contextmanager
     def change(self, actor: str, *, counted: bool = True) -> Iterator[Change]:
@@ -231,12 +225,12 @@ class Store:
             yield connection
 
     @contextmanager
-    def broken_told(self) -> Iterator[None]:
-        """Make a database's error ours."""
+    def broken_told(self, what: str = "written") -> Iterator[None]:
+        """Make a database's error ours: StoreBroken says what the store cannot be."""
         try:
             yield
         except (SQLAlchemyError, self._driver_error) as error:
-            raise StoreBroken(f"the store cannot be written: {type(error).__name__}") from error
+            raise StoreBroken(f"the store cannot be {what}: {type(error).__name__}") from error
 
     @staticmethod
     def _append(change: Change) -> None:
