@@ -22,7 +22,7 @@ from benchmarks.report import Check, Floor, Section, Timing
 from hashing.pdq import pdq
 
 SIZES = ((256, 256), (512, 512), (1280, 720), (1920, 1080), (4000, 3000))  # width, height
-FLOORS = {(512, 512): 5.0, (1920, 1080): 10.0}
+FLOORS = {(512, 512): 15.0, (1920, 1080): 25.0, (4000, 3000): 50.0}
 PDQHASH = "pdqhash"
 HASH_SIDE = 16  # of the imagehash family: 256 bits, like PDQ
 EXACT_PICTURES = 240

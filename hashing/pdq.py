@@ -8,9 +8,10 @@ Source: "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorith
 All of PDQ before its median is linear and separable: two box filters along each side,
 sampling at 64 places, and 16 rows of a DCT. So the 64×64 plane is `S_h · luma · S_wᵀ`
 with one small matrix a side, and the 16×16 block is `D · plane · Dᵀ`. Each row of S is
-non-zero on about 1/32 of its side, so S is applied slice by slice, and a slice is turned
-into float32 luma while it lies in the processor's cache. The symmetries of the picture
-are sign changes and a transpose of the same 16×16 block.
+non-zero on about 1/32 of its side, and all rows but the outermost hold the same weights:
+so the k-th rows of all bands are added up at once, from bytes to float32, which touches
+each pixel once or twice; luma, linear too, is taken of the 64 rows that are left. The symmetries of
+the picture are sign changes and a transpose of the same 16×16 block.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ MIN_SIDE = 5  # the reference answers "quality 0" below this
 PARTS = 8  # the picture is cut into so many parts a side, to tell which are bare
 NOISE = 4.0  # of a coefficient, in grey levels of the orthonormal DCT: what strong JPEG and grain change
 FLAT_LEVELS = 8.0  # a part of the plane that spans fewer grey levels is bare
-_ROWS_A_SLICE = 4
+_COLUMNS_A_SLICE = 16
 _LOWER_MEDIAN = BLOCK_SIDE * BLOCK_SIDE // 2 - 1  # the reference's Torben median of 256 values
 
 
@@ -81,30 +82,44 @@ def filter_matrix(side: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
-    """Rows `out` of the plane come from rows `start:stop` of the picture, by `weights`."""
+class _Bands:
+    """How the rows of a picture become the 64 of the plane.
 
-    out: int
-    start: int
-    stop: int
-    weights: Plane
+    Row i of the plane is the weighted mean of the picture's rows from `first[i]` on. Those of `inner`
+    have the same weights: `shares[k]` is that of their k-th row in the mean of the first k + 1. The
+    others, at most three, are (row, weights).
+    """
+
+    first: NDArray[np.int64]
+    inner: slice
+    shares: tuple[float, ...]
+    outer: tuple[tuple[int, Plane], ...]
 
 
 @lru_cache(maxsize=256)
-def _slices(side: int) -> tuple[_Slice, ...]:
+def _bands(side: int) -> _Bands:
+    matrix = filter_matrix(side)
+    first, lengths = (matrix != 0).argmax(axis=1), np.count_nonzero(matrix, axis=1)
+    rows = [matrix[row, start : start + length] for row, (start, length) in enumerate(zip(first, lengths, strict=True))]
+    usual = rows[PLANE_SIDE // 2]
+    alike = [len(row) == len(usual) and np.allclose(row, usual, rtol=1e-9) for row in rows]
+    inner = slice(alike.index(True), PLANE_SIDE - alike[::-1].index(True))
+    outer = [(row, rows[row]) for row in range(PLANE_SIDE) if not inner.start <= row < inner.stop]
+    shares = tuple(float(share) for share in usual / np.cumsum(usual))
+    return _Bands(first, inner, shares, tuple((row, weights.astype(np.float32)) for row, weights in outer))
+
+
+@lru_cache(maxsize=256)
+def _columns(side: int) -> tuple[tuple[slice, slice, Plane], ...]:
+    """Return slices of the plane's columns, the picture's that they come from, and the weights between."""
     matrix = filter_matrix(side)
     found = []
-    for out in range(0, PLANE_SIDE, _ROWS_A_SLICE):
-        rows = matrix[out : out + _ROWS_A_SLICE]
-        used = np.flatnonzero(rows.any(axis=0))
-        start, stop = int(used[0]), int(used[-1]) + 1
-        found.append(_Slice(out, start, stop, np.ascontiguousarray(rows[:, start:stop], np.float32)))
+    for out in range(0, PLANE_SIDE, _COLUMNS_A_SLICE):
+        columns = slice(out, out + _COLUMNS_A_SLICE)
+        used = np.flatnonzero(matrix[columns].any(axis=0))
+        source = slice(int(used[0]), int(used[-1]) + 1)
+        found.append((columns, source, np.ascontiguousarray(matrix[columns, source].T, np.float32)))
     return tuple(found)
-
-
-@lru_cache(maxsize=32)  # a wide side's is 16 MB, and takes a millisecond or two to make
-def _side_matrix(side: int) -> Plane:
-    return np.ascontiguousarray(filter_matrix(side).T, np.float32)
 
 
 def _dct_matrix() -> NDArray[np.float64]:
@@ -120,21 +135,33 @@ _ODD = np.where(np.arange(BLOCK_SIDE) % 2 == 0, -1.0, 1.0)  # order k is mirrore
 _ROWS, _COLUMNS = _ODD[:, None], _ODD[None, :]
 
 
-def luma(rows: NDArray[np.uint8]) -> Plane:
-    """Return float32 luma (Rec. 601, as the reference) of grey or RGB rows."""
-    scaled = rows.astype(np.float32)
-    if rows.ndim == 2:
-        return scaled
-    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY), np.float32)
+def _tall(picture: Picture) -> Plane:
+    """Return a picture filtered down to 64 rows, all channels, (64, w · channels)."""
+    rows = picture.reshape(len(picture), -1)
+    bands, tall = _bands(len(rows)), np.empty((PLANE_SIDE, rows[0].size), np.float32)
+    first, means = bands.first[bands.inner], tall[bands.inner]
+    taken = np.empty(means.shape, np.uint8)
+    for step, share in enumerate(bands.shares):
+        np.take(rows, first + step, axis=0, out=taken, mode="clip")  # all lie inside; "raise" would copy them again
+        if step:
+            cv2.accumulateWeighted(taken, means, share)
+        else:
+            means[:] = taken
+    for row, weights in bands.outer:
+        start = bands.first[row]
+        tall[row] = weights @ rows[start : start + len(weights)].astype(np.float32)
+    return tall
 
 
 def downsample(picture: Picture) -> Plane:
-    """Return the filtered (64, 64) float32 luma plane of a picture, as the reference does."""
-    height, width = picture.shape[:2]
-    tall = np.empty((PLANE_SIDE, width), np.float32)
-    for part in _slices(height):
-        tall[part.out : part.out + _ROWS_A_SLICE] = part.weights @ luma(picture[part.start : part.stop])
-    return tall @ _side_matrix(width)
+    """Return the filtered (64, 64) float32 luma plane (Rec. 601) of a picture, as the reference does."""
+    tall = _tall(picture)
+    if picture.ndim == 3:
+        tall = np.asarray(cv2.cvtColor(tall.reshape(PLANE_SIDE, -1, 3), cv2.COLOR_RGB2GRAY), np.float32)
+    plane = np.empty((PLANE_SIDE, PLANE_SIDE), np.float32)
+    for columns, source, weights in _columns(picture.shape[1]):
+        plane[:, columns] = tall[:, source] @ weights
+    return plane
 
 
 def quality_of(plane: Plane) -> int:
@@ -157,8 +184,10 @@ def unsure_bits(block: NDArray[np.float64]) -> int:
 
 def bare_parts(plane: Plane) -> int:
     """Return how many of the plane's 64 parts are flat: nearly all, where there is only a caption or a logo."""
-    parts = plane.reshape(PARTS, PLANE_SIDE // PARTS, PARTS, PLANE_SIDE // PARTS)
-    return int(((parts.max(axis=(1, 3)) - parts.min(axis=(1, 3))) < FLAT_LEVELS).sum())
+    rows = plane.reshape(PARTS, PLANE_SIDE // PARTS, PLANE_SIDE)  # two steps: numpy is slow over two axes at once
+    most = rows.max(axis=1).reshape(PARTS, PARTS, -1).max(axis=2)
+    least = rows.min(axis=1).reshape(PARTS, PARTS, -1).min(axis=2)
+    return int((most - least < FLAT_LEVELS).sum())
 
 
 def symmetries(block: NDArray[np.float64]) -> NDArray[np.float64]:
