@@ -16,6 +16,7 @@ begins. These are plain arrays, so that they can lie in a file that is mapped to
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ _NEXT_WORD = np.minimum(_FIRST_WORD + np.uint64(1), np.uint64(3))
 # What a probe and a candidate cost, in codes that a scan passes in the same time, as measured with 1 and 10 million
 # codes: both wait for memory, the scan does not.
 _PROBE_COST, _CANDIDATE_COST = 12.0, 32.0
+_INSIDE: Literal["clip"] = "clip"  # what is taken lies inside: not looking saves a third of the time
 
 Rows = NDArray[np.uint32]
 Words = NDArray[np.uint64]
@@ -140,7 +142,7 @@ class Bands:
         plan = _plan(radius_bits, self._bits)
         places = (np.repeat(values, plan.counts) ^ plan.masks) + plan.begins
         table = self.starts.reshape(-1)
-        first, past = table.take(places), table.take(places + 1)
+        first, past = table.take(places, mode=_INSIDE), table.take(places + 1, mode=_INSIDE)
         found = np.flatnonzero(past != first)
         counts = (past - first)[found].astype(np.int64)
         ends = np.cumsum(counts)
@@ -148,12 +150,12 @@ class Bands:
         if total * _CANDIDATE_COST > self.rows.shape[1]:
             return None
         begins = first[found] + plan.bands[found] * self.rows.shape[1]
-        return self.rows.reshape(-1).take(np.repeat(begins - (ends - counts), counts) + np.arange(total))
+        return self.rows.reshape(-1).take(np.repeat(begins - (ends - counts), counts) + np.arange(total), mode=_INSIDE)
 
 
 def nearby(words: Words, rows: Rows, query: Words, radius_bits: int) -> tuple[Rows, NDArray[np.int32]]:
     """Return those of some rows that are within a radius of one code (4,), each once, and their distances in bits."""
-    apart = words.take(rows, axis=0)
+    apart = words.take(rows, axis=0, mode=_INSIDE)
     counts = np.bitwise_count(np.bitwise_xor(apart, query, out=apart))
     distance_bits = counts.view("<u4").ravel()  # four counts of at most 64: added in pairs, since 256 is no byte
     distance_bits = (distance_bits & 0xFF00FF) + (distance_bits >> 8 & 0xFF00FF)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from hashing.signals import SignalType
 from indexer.errors import BankExists, InvalidBank, UnknownBank
 from indexer.policy import POLICIES
-from indexer.store import Change, Store, now
+from indexer.store import Change, Position, Store, now
 from indexer.tables import bank, content
 from indexer.withdrawals import delete_bank_within
 
@@ -86,6 +86,7 @@ class Banks:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._enabled: tuple[Position, tuple[Bank, ...]] | None = None
 
     def banks(self) -> tuple[Bank, ...]:
         """Return all banks by name, with the number of their live contents."""
@@ -99,9 +100,12 @@ class Banks:
 
     def enabled_banks(self) -> tuple[Bank, ...]:
         """Return the banks that answer, without counting what is in them: asked at every check."""
-        with self.store.read() as connection:
-            rows = connection.execute(select(bank).where(bank.c.enabled.is_(True)).order_by(bank.c.name)).all()
-        return tuple(_bank(row, 0) for row in rows)
+        position, known = self.store.position(), self._enabled
+        if known is None or known[0] != position:
+            with self.store.read() as connection:
+                rows = connection.execute(select(bank).where(bank.c.enabled.is_(True)).order_by(bank.c.name)).all()
+            self._enabled = known = position, tuple(_bank(row, 0) for row in rows)  # as of then, or newer
+        return known[1]
 
     def bank_names(self) -> frozenset[str]:
         """Return the names of all banks."""
