@@ -39,13 +39,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture, upright. Full-range luma is `(value - black) * scale`."""
+    """One decoded picture, upright. Full-range luma is `(value - black) * scale`.
+
+    `full` is the size (h, w) of the file's picture, where it was decoded smaller by a whole number.
+    """
 
     pixels: Pixels
     timestamp_s: float = float("nan")
     black: float = 0.0
     scale: float = 1.0
     is_key: bool = True
+    full: tuple[int, int] | None = None
 
     def grey8(self) -> NDArray[np.uint8]:
         """Return a uint8 (h, w) luma array; RGB is not accepted."""

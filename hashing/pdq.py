@@ -16,6 +16,7 @@ the picture are sign changes and a transpose of the same 16×16 block.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from hashing.signals import HASH_BYTES, Codes
 
 Picture = NDArray[np.uint8]  # (h, w) grey or (h, w, 3) RGB
 Plane = NDArray[np.float32]
+Size = tuple[int, int]  # height and width
 
 PLANE_SIDE = 64
 BLOCK_SIDE = 16
@@ -32,7 +34,7 @@ MIN_SIDE = 5  # the reference answers "quality 0" below this
 PARTS = 8  # the picture is cut into so many parts a side, to tell which are bare
 NOISE = 4.0  # of a coefficient, in grey levels of the orthonormal DCT: what strong JPEG and grain change
 FLAT_LEVELS = 8.0  # a part of the plane that spans fewer grey levels is bare
-_COLUMNS_A_SLICE = 16
+_OUT_A_SLICE = 16
 _LOWER_MEDIAN = BLOCK_SIDE * BLOCK_SIDE // 2 - 1  # the reference's Torben median of 256 values
 
 
@@ -110,15 +112,19 @@ def _bands(side: int) -> _Bands:
 
 
 @lru_cache(maxsize=256)
-def _columns(side: int) -> tuple[tuple[slice, slice, Plane], ...]:
-    """Return slices of the plane's columns, the picture's that they come from, and the weights between."""
-    matrix = filter_matrix(side)
+def _slices(side: int, shrunk: int) -> tuple[tuple[slice, slice, Plane], ...]:
+    """Return parts of the plane's side, the part of the picture's that each comes from, and the weights, (out, source).
+
+    One pixel of a `shrunk` picture is the mean of so many, and has their weights together.
+    """
+    matrix = np.pad(filter_matrix(side), ((0, 0), (0, -side % shrunk)))
+    matrix = matrix.reshape(PLANE_SIDE, -1, shrunk).sum(axis=2)
     found = []
-    for out in range(0, PLANE_SIDE, _COLUMNS_A_SLICE):
-        columns = slice(out, out + _COLUMNS_A_SLICE)
-        used = np.flatnonzero(matrix[columns].any(axis=0))
+    for start in range(0, PLANE_SIDE, _OUT_A_SLICE):
+        out = slice(start, start + _OUT_A_SLICE)
+        used = np.flatnonzero(matrix[out].any(axis=0))
         source = slice(int(used[0]), int(used[-1]) + 1)
-        found.append((columns, source, np.ascontiguousarray(matrix[columns, source].T, np.float32)))
+        found.append((out, source, np.ascontiguousarray(matrix[out, source], np.float32)))
     return tuple(found)
 
 
@@ -135,12 +141,11 @@ _ODD = np.where(np.arange(BLOCK_SIDE) % 2 == 0, -1.0, 1.0)  # order k is mirrore
 _ROWS, _COLUMNS = _ODD[:, None], _ODD[None, :]
 
 
-def _tall(picture: Picture) -> Plane:
-    """Return a picture filtered down to 64 rows, all channels, (64, w · channels)."""
-    rows = picture.reshape(len(picture), -1)
+def _tall(rows: NDArray[Any]) -> Plane:
+    """Return rows (h, n) filtered down to 64, (64, n)."""
     bands, tall = _bands(len(rows)), np.empty((PLANE_SIDE, rows[0].size), np.float32)
     first, means = bands.first[bands.inner], tall[bands.inner]
-    taken = np.empty(means.shape, np.uint8)
+    taken = np.empty(means.shape, rows.dtype)
     for step, share in enumerate(bands.shares):
         np.take(rows, first + step, axis=0, out=taken, mode="clip")  # all lie inside; "raise" would copy them again
         if step:
@@ -153,14 +158,28 @@ def _tall(picture: Picture) -> Plane:
     return tall
 
 
-def downsample(picture: Picture) -> Plane:
-    """Return the filtered (64, 64) float32 luma plane (Rec. 601) of a picture, as the reference does."""
-    tall = _tall(picture)
+def _tall_of_shrunk(rows: NDArray[Any], height: int, shrunk: int) -> Plane:
+    """Return the same of rows that each stand for `shrunk` of a picture of this height; weights are not alike there."""
+    tall = np.empty((PLANE_SIDE, rows.shape[1]), np.float32)
+    for out, source, weights in _slices(height, shrunk):
+        tall[out] = weights @ rows[source].astype(np.float32)
+    return tall
+
+
+def downsample(picture: Picture, full: Size | None = None) -> Plane:
+    """Return the filtered (64, 64) float32 luma plane (Rec. 601) of a picture, as the reference does.
+
+    `full` is the size of the picture that this one was shrunk from by a whole number, if it was.
+    """
+    height, width = picture.shape[:2] if full is None else full
+    shrunk = -(-height // len(picture))
+    rows = picture.reshape(len(picture), -1)
+    tall = _tall(rows) if shrunk == 1 else _tall_of_shrunk(rows, height, shrunk)
     if picture.ndim == 3:
         tall = np.asarray(cv2.cvtColor(tall.reshape(PLANE_SIDE, -1, 3), cv2.COLOR_RGB2GRAY), np.float32)
     plane = np.empty((PLANE_SIDE, PLANE_SIDE), np.float32)
-    for columns, source, weights in _columns(picture.shape[1]):
-        plane[:, columns] = tall[:, source] @ weights
+    for out, source, weights in _slices(width, shrunk):
+        plane[:, out] = tall[:, source] @ weights.T
     return plane
 
 
@@ -214,12 +233,12 @@ def bits_of(blocks: NDArray[np.float64]) -> Codes:
     return np.packbits((flat > median)[:, ::-1], axis=1)
 
 
-def pdq(picture: Picture) -> PdqHash:
-    """Hash one picture, uint8 (h, w) or (h, w, 3) RGB, on all of its pixels."""
+def pdq(picture: Picture, full: Size | None = None) -> PdqHash:
+    """Hash one picture, uint8 (h, w) or (h, w, 3) RGB, on all of its pixels; `full` as for `downsample`."""
     if min(picture.shape[:2]) < MIN_SIDE:
         blank = np.zeros((PLANE_SIDE, PLANE_SIDE), np.float32)
         return PdqHash(np.zeros((8, HASH_BYTES), np.uint8), 0, blank, 255, PARTS * PARTS)
-    return pdq_of_plane(downsample(picture))
+    return pdq_of_plane(downsample(picture, full))
 
 
 def pdq_of_plane(plane: Plane) -> PdqHash:

@@ -38,10 +38,10 @@ MAX_QUERY_SKETCHES = 48
 NEAR_BITS = 4  # PDQ distances of unmoving, re-encoded frames; a copy still lies within reach
 
 
-def _pdq(frame: Frame, pixels: Pixels) -> PdqHash:
+def _pdq(frame: Frame, pixels: Pixels, full: tuple[int, int] | None = None) -> PdqHash:
     if frame.scale == 1.0 and frame.black == 0.0:
-        return pdq(pixels)
-    plane: Plane = (downsample(pixels) - np.float32(frame.black)) * np.float32(frame.scale)
+        return pdq(pixels, full)
+    plane: Plane = (downsample(pixels, full) - np.float32(frame.black)) * np.float32(frame.scale)
     return pdq_of_plane(plane)
 
 
@@ -67,7 +67,9 @@ def _views(frame: Frame, whole: PdqHash, forms: int, types: frozenset[SignalType
     inside = trimmed(frame, whole.plane)
     views = [(View.FULL, frame.pixels, whole)]
     if inside is not None:
-        views.append((View.TRIMMED, inside, _pdq(frame, inside)))
+        shrunk = 1 if frame.full is None else -(-frame.full[0] // len(frame.pixels))
+        full = None if frame.full is None else (shrunk * inside.shape[0], shrunk * inside.shape[1])
+        views.append((View.TRIMMED, inside, _pdq(frame, inside, full)))
     found = []
     for view, pixels, hashed in views:
         rows = _rows(view, frame, hashed, forms)
@@ -140,7 +142,7 @@ def hash_frames(frames: Iterable[Frame], sampling: Sampling, types: frozenset[Si
     count = 0
     for frame in frames:
         count += 1
-        whole = _pdq(frame, frame.pixels)
+        whole = _pdq(frame, frame.pixels, frame.full)
         if kept and distance(bytes(kept[-1][0]["hash"]), bytes(whole.codes[0])) <= NEAR_BITS:
             kept[-1]["until_s"] = frame.timestamp_s
             if sketcher is not None:

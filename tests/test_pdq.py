@@ -201,6 +201,24 @@ def test_a_filter_row_is_a_mean(side: int) -> None:
     assert np.allclose(matrix.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("shape", [(600, 700), (513, 1001), (70, 64, 3)])
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_a_shrunk_picture_is_filtered_as_if_it_were_whole(shape: tuple[int, ...], times: int) -> None:
+    small = np.random.default_rng(times).integers(0, 256, shape, np.uint8)
+    full = shape[0] * times - 1, shape[1] * times - times + 1  # the last of its pixels stand for less
+    whole = np.ascontiguousarray(small.repeat(times, axis=0).repeat(times, axis=1)[: full[0], : full[1]])
+    assert np.abs(pdq.downsample(small, full) - pdq.downsample(whole)).max() < 1e-3
+
+
+@pytest.mark.parametrize("height", [5, 17, 63, 64, 65, 129, 700, 1080])
+def test_the_filter_is_the_product_with_its_matrices(height: int) -> None:
+    picture = np.random.default_rng(height).integers(0, 256, (height, 333), np.uint8)
+    plain = pdq.filter_matrix(height) @ picture @ pdq.filter_matrix(333).T
+    assert np.abs(pdq.downsample(picture) - plain).max() < 1e-3
+    deep = (picture.astype(np.uint16) * 257)[:, ::-1][:, ::-1]  # a view, as of a video's 16-bit plane
+    assert np.abs(pdq.downsample(deep) / 257 - plain).max() < 1e-3
+
+
 def test_half_of_the_bits_are_set(photos: list[Picture]) -> None:
     for picture in photos:
         assert np.unpackbits(pdq.pdq(picture).codes, axis=1).sum(axis=1).tolist() == [128] * 8

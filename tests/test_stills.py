@@ -11,8 +11,9 @@ from showing import FORMATS, Picture, bits, only, png_chunk, saved, shown
 
 from benchmarks import corpus
 from hashing.errors import Reason
-from hashing.media import Limits, Sampling
-from hashing.signals import Kind
+from hashing.media import Frame, Limits, Sampling
+from hashing.pdq import pdq
+from hashing.signals import Kind, distances
 from hashing.stills import Still
 
 # --- formats and modes ------------------------------------------------------------------
@@ -143,10 +144,62 @@ def test_exif_orientation_is_applied(orientation: int, format_: str, photo: Pict
     exif = Image.Exif()
     exif[0x0112] = orientation
     still = Still(saved(Image.fromarray(photo), format_, exif=exif), Limits())
-    (frame,) = still.frames(Sampling.SPARSE)
+    (frame,) = still.frames(Sampling.DENSE)
     wanted = turned_by_exif(photo, orientation)
     assert frame.pixels.shape == wanted.shape == (still.height, still.width, 3)
     assert np.abs(frame.pixels.astype(int) - wanted).mean() < 12
+
+
+# --- a query's JPEG ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "times"), [(900, 700, 1), (1601, 1027, 2), (2051, 3001, 4), (4160, 4100, 8)]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_query_decodes_no_more_of_a_jpeg_than_it_looks_at(
+    width: int, height: int, times: int, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = corpus.picture(width, width, height)
+    still = Still(saved(Image.fromarray(picture), "JPEG", exif=exif, quality=90), Limits())
+    (frame,), (whole,) = list(still.frames(Sampling.SPARSE)), only_frame(still)
+    upright = turned_by_exif(picture, orientation)
+    assert (still.height, still.width) == upright.shape[:2] == whole.pixels.shape[:2]
+    assert frame.pixels.shape == tuple(-(-side // times) for side in upright.shape[:2])
+    assert frame.full == (None if times == 1 else upright.shape[:2])
+    near = distances(pdq(frame.pixels, frame.full).codes[:1], pdq(whole.pixels).codes[0])
+    assert near[0] <= (4 if orientation == 1 else 8)  # turned, the last pixels, which stand for fewer, come first
+
+
+def only_frame(still: Still) -> tuple[Frame]:
+    """Read a file's only picture whole."""
+    again = Still(still._data, Limits())
+    (frame,) = again.frames(Sampling.DENSE)
+    return (frame,)
+
+
+KINDS: list[tuple[str, dict[str, bool | int]]] = [
+    *((mode, options) for mode in ("RGB", "L", "CMYK") for options in ({}, {"progressive": True}, {"subsampling": 0})),
+    ("RGB", {"keep_rgb": True}),
+]
+
+
+@pytest.mark.parametrize(("mode", "options"), KINDS)
+def test_a_query_reads_every_kind_of_jpeg(mode: str, options: dict[str, bool | int]) -> None:
+    picture = corpus.picture(3, 1200, 1100)
+    data = saved(Image.fromarray(picture).convert(mode), "JPEG", quality=90, **options)
+    (frame,) = Still(data, Limits()).frames(Sampling.SPARSE)
+    assert frame.pixels.shape[:2] == (550, 600)
+    assert distances(pdq(frame.pixels, frame.full).codes[:1], pdq(picture).codes[0])[0] <= 6
+
+
+def test_a_query_salvages_what_a_viewer_would_show() -> None:
+    data = corpus.jpeg(corpus.picture(3, 2400, 2200), 90)
+    still = Still(data[: len(data) * 2 // 3], Limits())
+    (frame,) = still.frames(Sampling.SPARSE)
+    assert (still.reason, frame.pixels.shape, frame.full) == (Reason.TRUNCATED, (550, 600), (2200, 2400))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 999])
