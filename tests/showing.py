@@ -23,7 +23,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
 
 def shown(data: bytes, limits: Limits = Limits()) -> tuple[list[Pixels], Reason | None]:  # noqa: B008  (frozen)
     still = Still(data, limits)
-    return [frame.pixels for frame in still.frames(Sampling.SPARSE)], still.reason
+    return [frame.pixels for frame in still.frames(Sampling.DENSE)], still.reason
 
 
 def only(data: bytes) -> Pixels:
