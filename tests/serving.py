@@ -275,13 +275,13 @@ def admin(local: Local) -> Api:
 
 @pytest.fixture(scope="session")
 def photo_jpeg() -> bytes:
-    return corpus.jpeg(corpus.picture(501, 320, 240), 90)
+    return corpus.jpeg(corpus.picture(503, 320, 240), 90)
 
 
 @pytest.fixture(scope="session")
 def copy_jpeg() -> bytes:
     """An edited copy of `photo_jpeg`."""
-    return corpus.jpeg(corpus.EDITS["half_size"](corpus.picture(501, 320, 240)), 60)
+    return corpus.jpeg(corpus.EDITS["half_size"](corpus.picture(503, 320, 240)), 60)
 
 
 @pytest.fixture(scope="session")
