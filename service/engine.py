@@ -27,7 +27,7 @@ from indexer.jobs import Jobs
 from indexer.lawful import CompanionEnroller, Lawful, check_differs
 from indexer.ledger import Ledger
 from indexer.lists import ListEnroller
-from indexer.matcher import Answer, Matcher
+from indexer.matcher import Answer, Matcher, Query
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.remote import Remote
@@ -212,6 +212,10 @@ class Engine:
         answer = self.matcher.match(signal, banks)
         keep(signal, answer)
         return answer
+
+    def check_lists(self, lists: Iterable[Sequence[ReadyHash]], banks: Sequence[str] | None) -> list[Answer]:
+        """Judge ready-made hashes of many pieces of media, each by itself, by one search."""
+        return self.matcher.match_all([Query(signal_of(hashes)) for hashes in lists], banks)
 
     def enroll_media(
         self, bank: str, data: bytes, case: str | None, labels: Sequence[str], lawful: Sequence[Original] = (), *,
