@@ -18,12 +18,14 @@ from hashing.contrast import TELL_DTYPE, TOLD_DTYPE, Grid, Tells, Told, relaid
 from hashing.signals import EXACT_BYTES, GRID_SIDE, Frames, Kind, Signal, SignalType, profiles_of
 from indexer.alignment import Segment
 from indexer.banks import Bank
+from indexer.companions import Companion
 from indexer.matches import COMPANION, LAWFUL_BANK, Match, Suppressed, ToldApart
 from indexer.policy import Nearer, Verdict, bits_scores, nearer, told_scores, usable
 from indexer.record import Content, Record
 
 Tell = Callable[[Tells], Told]
 Found = tuple[Content, Match]
+Companions = Mapping[int, Sequence[Companion]]  # by the keys of their contents
 Words = NDArray[np.uint64]  # (n, 4): PDQ hashes
 
 MAX_RIVALS = 4  # lawful contents that one match is compared with, the surest
@@ -148,26 +150,33 @@ class _Seen:
         return ToldApart(side, int(seen["cells"].max(initial=0)), region, frames)
 
 
+@dataclass(frozen=True, slots=True)
+class Lawful:
+    """What may speak against matches: lawful contents that the same media shows, the surest first, and companions."""
+
+    found: Sequence[Found]
+    banks: Mapping[str, Bank]  # of those contents, by name
+    companions: Companions  # of the contents that match
+
+
 class Apart:
     """Tells contents from what is lawful, for one query at a time."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    def judge(self, signal: Signal, found: Sequence[Found], lawful: Sequence[Found],
-              banks: Mapping[str, Bank], tell: Tell | None) -> tuple[list[Match], list[Suppressed]]:  # fmt: skip
+    def judge(self, signal: Signal, found: Sequence[Found], lawful: Lawful,
+              tell: Tell | None) -> tuple[list[Match], list[Suppressed]]:  # fmt: skip
         """Return the matches that stand, and those that something lawful suppresses.
 
-        `lawful` is what the lawful ones of `banks` found of the same media, the surest
-        first. UnhashableMedia if the worker is gone.
+        UnhashableMedia if the worker is gone.
         """
         kept, suppressed = [], []
-        companions = self._record.companions.of([content.content_pk for content, _ in found])
         for content, match in found:
-            rivals = [Rival(c.content_pk, c.content_id, c.kind) for c in companions.get(content.content_pk, ())]
-            theirs = [pair for pair in lawful if _speaks_for(banks[pair[0].bank], content.bank)][:MAX_RIVALS]
-            rivals += [Rival(c.content_pk, c.content_id, c.kind, evidence) for c, evidence in theirs]
-            ruled = _Case(self._record, signal, content, match, tell).rule(rivals)
+            rivals = [Rival(c.content_pk, c.content_id, c.kind) for c in lawful.companions.get(content.content_pk, ())]
+            theirs = [pair for pair in lawful.found if _speaks_for(lawful.banks[pair[0].bank], content.bank)]
+            rivals += [Rival(c.content_pk, c.content_id, c.kind, evidence) for c, evidence in theirs[:MAX_RIVALS]]
+            ruled = _Case(self._record, signal, content, match, tell).rule(rivals) if rivals else match
             if isinstance(ruled, Match):
                 kept.append(ruled)
             else:
@@ -190,10 +199,8 @@ class _Case:
         self._codes: dict[int, Words] = {}  # of the content and of its rivals, as far as they were asked for
 
     def rule(self, rivals: Sequence[Rival]) -> Match | Suppressed:
-        """Judge the match against all its rivals."""
+        """Judge the match against all its rivals, of which there is one at least."""
         match = self._match
-        if not rivals:
-            return match
         if match.signal_type in EXACT_BYTES:
             return replace(match, told_apart=ToldApart(Nearer.CONTENT))
         for rival in rivals:

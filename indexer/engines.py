@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event
 from sqlalchemy.engine import make_url
@@ -55,7 +55,8 @@ _POOL_TIMEOUT_S = 10
 # Nothing is answered before it is durable, whatever the server's default; its stronger settings stay.
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _LOCK_KEY = 0x7374_6179_646F_776E  # 'staydown'
-_TURN_KEY = _LOCK_KEY + 1
+Turn = Literal["search", "retro"]  # what one process of a store does at a time
+_TURN_KEYS = {"search": _LOCK_KEY + 1, "retro": _LOCK_KEY + 2}
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
@@ -177,14 +178,14 @@ def alone(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def turn(engine: Engine) -> Iterator[Callable[[], bool] | None]:
+def turn(engine: Engine, what: Turn) -> Iterator[Callable[[], bool] | None]:
     """Give the turn at what one process does at a time: what says whether it is still ours; None if another has it.
 
     On PostgreSQL it is a connection's own, which no transaction holds open, and ends with it.
     """
     path = _file(engine.url)
     if path is not None:
-        with Path(f"{path}.turn").open("w") as lock, suppress(BlockingIOError):
+        with Path(f"{path}.{what}.turn").open("w") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield lambda: True
             return
@@ -195,7 +196,7 @@ def turn(engine: Engine) -> Iterator[Callable[[], bool] | None]:
     pooled.detach()
     with closing(connection):
         connection.autocommit = True
-        got = connection.execute(f"SELECT pg_try_advisory_lock({_TURN_KEY})").fetchone()[0]
+        got = connection.execute(f"SELECT pg_try_advisory_lock({_TURN_KEYS[what]})").fetchone()[0]
         yield (lambda: connection.execute("SELECT 1").fetchone() is not None) if got else None
 
 

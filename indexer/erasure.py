@@ -3,7 +3,8 @@
 A withdrawal deletes a content's hashes in its own transaction, overwritten by zeros where they lay.
 That is not all: when SQLite moves rows between pages it leaves copies behind, of which it knows
 nothing (`benchmarks/residue.py` finds them). So an erasure writes the whole database anew, empties the log,
-and rewrites the backups that it knows of. What it cannot reach it names as left.
+and rewrites the backups that it knows of. What lies elsewhere (a search back-end) says itself
+what became of it there. What cannot be reached is named as left.
 
 The receipt has ids and counts, never a hash, and stands in the audit log.
 """
@@ -121,10 +122,15 @@ def _backup_place(path: Path, known: Known) -> Place:
 
 
 class Eraser:
-    """Erases what one store has withdrawn. `drop_caches` deletes index snapshots, and says which."""
+    """Erases what one store has withdrawn.
 
-    def __init__(self, store: Store, withdrawals: Withdrawals, drop_caches: Callable[[], Sequence[Path]]) -> None:
-        self._store, self._withdrawals, self._drop_caches = store, withdrawals, drop_caches
+    `drop_caches` deletes index snapshots, and says which; `elsewhere` erases where else hashes lie.
+    """
+
+    def __init__(self, store: Store, withdrawals: Withdrawals, drop_caches: Callable[[], Sequence[Path]],
+                 elsewhere: Callable[[], Sequence[Place]] = lambda: ()) -> None:  # fmt: skip
+        self._store, self._withdrawals = store, withdrawals
+        self._drop_caches, self._elsewhere = drop_caches, elsewhere
 
     def pending(self) -> bool:
         """Whether something was withdrawn since the last receipt, or that one left something."""
@@ -144,6 +150,7 @@ class Eraser:
             Place("index snapshots", "gone", f"{len(dropped)} files deleted; built anew from the record"),
             Place("kept answers", "gone", f"{answers} request digests blanked; answers hold no hash"),
             *_rewritten(self._store),
+            *self._elsewhere(),
             *(_backup_place(Path(path), known) for path in self._withdrawals.backups()),
         ]
         receipt = Receipt(new_id("e"), now(), self._store.store_id(), revision, content_ids, banks, tuple(places))

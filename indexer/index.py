@@ -26,7 +26,7 @@ from indexer import snapshot
 from indexer.descriptors import CENTRES_SHA256, Descriptors
 from indexer.errors import IndexNotReady
 from indexer.record import Record
-from indexer.remote import Base
+from indexer.remote import HELD_UPTO, Base
 from indexer.segments import SCANNED_UPTO, Hits, Keys, Segment, TypeIndex, joined_hits
 from indexer.snapshot import Arrays
 
@@ -73,6 +73,11 @@ class Index:
         """How many hashes are here and in no back-end."""
         return sum(map(len, self._types.values()))
 
+    @property
+    def full(self) -> bool:
+        """Whether more is here, and in no back-end, than a process with a back-end is meant to hold."""
+        return self._remote and self.held >= HELD_UPTO
+
     def sizes(self) -> dict[str, int]:
         """Return the number of searchable hashes of each type."""
         types, base = self._held
@@ -96,6 +101,9 @@ class Index:
             types, last_pk = _empty(), base.point.last_pk
             for keys, frames in record.signals_since(base.point.revision):
                 last_pk = self._add(types, keys, frames, last_pk)
+                if sum(map(len, types.values())) >= HELD_UPTO:
+                    self.ready, self.revision = False, min(self.revision, base.point.revision)
+                    break
             self._held, self._last_pk = (types, base), last_pk
 
     def descriptors(self, bank_pks: Iterable[int]) -> list[Descriptors]:
@@ -123,12 +131,20 @@ class Index:
         if latest > self.revision or not self.ready:
             with self._lock:
                 if latest > self.revision or not self.ready:
-                    for keys, frames in record.signals_since(max(self.revision, self._settled())):
-                        self._last_pk = self._add(self._types, keys, frames, self._last_pk)
-                    self._add_sketches(record)
-                    self.revision = latest
-        self.ready = True
+                    self.ready = self._take_in(record, latest)
         return self.revision
+
+    def _take_in(self, record: Record, latest: int) -> bool:
+        """Take in what the record has more; say whether that was all: what is too much waits for the back-end."""
+        for keys, frames in record.signals_since(max(self.revision, self._settled())) if not self.full else ():
+            self._last_pk = self._add(self._types, keys, frames, self._last_pk)
+            if self.full:
+                break
+        if self.full:
+            return False
+        self._add_sketches(record)
+        self.revision = latest
+        return True
 
     def _settled(self) -> int:
         """Return the revision up to which the record is not asked for hashes: a back-end has them."""
@@ -249,7 +265,7 @@ class Index:
         groups = _grouped(found.arrays)
         with self._lock:
             types = {kind: TypeIndex(map(Segment.of, _parts(groups, kind.value))) for kind in PERCEPTUAL}
-            self._held = types, self._held[1]
+            self._held = types, None
             self._descriptors = {
                 int(name.split("/")[1]): Descriptors(_parts(groups, name))
                 for name in dict.fromkeys(group.rpartition("/")[0] for group in groups)

@@ -1,45 +1,32 @@
-"""The query walk: Signal -> verdict with its evidence.
+"""The query walk: signals -> verdicts with their evidence.
 
-Exact digests are looked up in the record; perceptual hashes are searched in the index,
-and every hit is joined with the record, so that a withdrawal counts at once. Then the
-policy of each bank judges, and frames are aligned in time. Lawful banks are asked along
+Exact digests are looked up in the record; perceptual hashes are searched in the index
+(`frame_matcher`), and every hit is joined with the record, so that a withdrawal counts at once.
+Then the policy of each bank judges, and frames are aligned in time. Lawful banks are asked along
 with the others; `apart` says which matches are something lawful instead.
+
+Many signals are judged together by as many questions to index and record as one takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hashing.errors import Reason, UnhashableMedia
-from hashing.signals import (
-    EXACT_BYTES,
-    INVERSE,
-    PERCEPTUAL,
-    TRANSFORMS,
-    VIEWS,
-    Frames,
-    Kind,
-    Media,
-    Signal,
-    SignalType,
-    Transform,
-    View,
-)
-from indexer.alignment import FrameMatches, Segment, align
-from indexer.apart import Apart, Tell
+from hashing.signals import EXACT_BYTES, PERCEPTUAL, Kind, Media, Signal, SignalType, Transform
+from indexer.alignment import Segment
+from indexer.apart import Apart, Companions, Found, Lawful, Tell
 from indexer.banks import Bank
+from indexer.companions import Companion
 from indexer.errors import IndexNotReady, UnknownBank
+from indexer.frame_matcher import FrameMatcher
 from indexer.index import Index
 from indexer.keypoint_matcher import Confirm, KeypointMatcher
 from indexer.matches import LAWFUL_BANK, Match, Suppressed, told
 from indexer.policy import POLICIES, Policy, Verdict, false_match_probability, usable
-from indexer.record import Content, Located, Record
-from indexer.segments import Hits
+from indexer.record import Content, Record
 
 MAX_MATCHES = 100
-_NEGATIVE = 255  # in the column `transform`, for the bits of the negative
+_BATCH = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,63 +61,12 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """Hits of one signal type joined with the record: columns of one length."""
+class Query:
+    """A signal to be judged; `confirm` and `tell` compare its media's own planes, where these are at hand."""
 
-    query: NDArray[np.int64]
-    distance_bits: NDArray[np.int32]
-    content_pk: NDArray[np.int64]
-    reference: Frames
-
-    def take(self, chosen: NDArray[np.bool_]) -> "_Found":
-        return _Found(self.query[chosen], self.distance_bits[chosen], self.content_pk[chosen], self.reference[chosen])
-
-
-def _join(hits: Hits, located: Located) -> _Found:
-    place = np.searchsorted(located.signal_pk, hits.signal_pk)
-    place = np.minimum(place, max(len(located.signal_pk) - 1, 0))
-    known = located.signal_pk[place] == hits.signal_pk if len(located.signal_pk) else np.zeros(len(hits), bool)
-    place = place[known]
-    return _Found(hits.query[known], hits.distance_bits[known], located.content_pk[place], located.rows[place])
-
-
-def inverted(rows: Frames) -> Frames:
-    """Return the upright rows as they would be of the negative: every bit of PDQ turns with its coefficient."""
-    found: Frames = rows[rows["transform"] == 0].copy()
-    found["hash"] ^= 0xFF
-    found["transform"] = _NEGATIVE
-    return found
-
-
-def _transform(query: np.void, reference: np.void) -> str:
-    """Say what was done to the reference to make the copy."""
-    if query["transform"] == _NEGATIVE:
-        return "inverted"
-    symmetry = INVERSE[TRANSFORMS[int(query["transform"])]]
-    ours, theirs = VIEWS[int(query["view"])], VIEWS[int(reference["view"])]
-    border = {(View.TRIMMED, View.FULL): "border", (View.FULL, View.TRIMMED): "border_removed"}.get((ours, theirs))
-    words = [word for word in (border, None if symmetry is Transform.NONE else symmetry.value) if word]
-    return "+".join(words) or Transform.NONE.value
-
-
-def _times(rows: Frames, name: str) -> NDArray[np.float64]:
-    times: NDArray[np.float64] = np.nan_to_num(rows[name])
-    return times
-
-
-def _segments(found: _Found, query: Frames) -> tuple[Segment, ...]:
-    """Align one content's hits; nothing to align between two stills."""
-    timed = ~np.isnan(query["timestamp_s"][found.query]) | ~np.isnan(found.reference["timestamp_s"])
-    if not timed.any():
-        return ()
-    query_s = _times(query[found.query], "timestamp_s")
-    frame = np.searchsorted(np.unique(_times(query, "timestamp_s")), query_s)
-    return align(
-        FrameMatches(
-            frame, query_s, _times(query[found.query], "until_s"),
-            _times(found.reference, "timestamp_s"), _times(found.reference, "until_s"), found.distance_bits,
-        )
-    )  # fmt: skip
+    signal: Signal
+    confirm: Confirm | None = None
+    tell: Tell | None = None
 
 
 class Matcher:
@@ -138,6 +74,7 @@ class Matcher:
 
     def __init__(self, record: Record, index: Index) -> None:
         self._record, self._index = record, index
+        self._frames = FrameMatcher(record, index)
         self._keypoints = KeypointMatcher(record, index)
         self._apart = Apart(record)
 
@@ -161,34 +98,50 @@ class Matcher:
 
     def match(self, signal: Signal, bank_names: Sequence[str] | None = None, confirm: Confirm | None = None,
               tell: Tell | None = None) -> Answer:  # fmt: skip
-        """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady.
+        """Judge one signal: the batch of one."""
+        (answer,) = self.match_all([Query(signal, confirm, tell)], bank_names)
+        return answer
 
-        Keypoints are asked where nothing cheaper says `match`, and where `confirm` can
-        compare the media's own planes with sketches; `tell` tells contents from what is
-        lawful with those planes.
+    def match_all(self, asked: Sequence[Query], bank_names: Sequence[str] | None = None) -> list[Answer]:
+        """Judge signals against the named banks (None: all), each by itself. UnknownBank, IndexNotReady.
+
+        One search and one join for all of them; an answer does not depend on what else is asked.
         """
         banks = self._banks(bank_names)
         revision = self._index.catch_up(self._record)
-        found = self._all_matches(signal, banks.all)
+        found = self._found([one.signal for one in asked], banks.all)
+        companions = self._companions(pair for each in found for pair in each)
+        pairs = zip(asked, found, strict=True)
+        return [self._answer(one, each, banks, companions, revision) for one, each in pairs]
+
+    def _answer(self, asked: Query, found: list[Found], banks: _Asked, companions: Companions, revision: int) -> Answer:
+        """Judge what was found of one signal, and ask keypoints where nothing cheaper says `match`."""
+        signal = asked.signal
         try:
-            matches, suppressed = self._ruled(signal, found, banks, tell)
-            if confirm is not None and not any(match.verdict is Verdict.MATCH for match in matches):
-                more = self._keypoints.match(signal.sketches, banks.all, confirm)
+            matches, suppressed = self._ruled(asked, found, banks, companions)
+            if asked.confirm is not None and not any(match.verdict is Verdict.MATCH for match in matches):
+                more = self._keypoints.match(signal.sketches, banks.all, asked.confirm)
                 if more:
-                    found += more
-                    matches, suppressed = self._ruled(signal, found, banks, tell)
+                    found, companions = found + more, {**companions, **self._companions(more)}
+                    matches, suppressed = self._ruled(asked, found, banks, companions)
         except UnhashableMedia as failure:  # the worker that held the media is gone
             signal = replace(signal, reason=failure.reason)
-            matches, suppressed = self._ruled(signal, found, banks, None)
+            matches, suppressed = self._ruled(Query(signal), found, banks, companions)
         verdict, reason = _conclude(signal, matches)
         return Answer(verdict, reason, signal.media, matches, revision, banks.policy, suppressed)
 
-    def _ruled(self, signal: Signal, found: Sequence[tuple[Content, Match]], banks: _Asked,
-               tell: Tell | None) -> tuple[tuple[Match, ...], tuple[Suppressed, ...]]:  # fmt: skip
+    def _companions(self, found: Iterable[Found]) -> Companions:
+        pks, companions = sorted({content.content_pk for content, _ in found}), dict[int, Sequence[Companion]]()
+        for start in range(0, len(pks), _BATCH):
+            companions |= self._record.companions.of(pks[start : start + _BATCH])
+        return companions
+
+    def _ruled(self, asked: Query, found: Sequence[Found], banks: _Asked,
+               companions: Companions) -> tuple[tuple[Match, ...], tuple[Suppressed, ...]]:  # fmt: skip
         """Return the surest match of each content that stands, and what is suppressed."""
-        best: dict[int, tuple[Content, Match]] = {}
+        best: dict[int, Found] = {}
         for content, seen in found:
-            match = told(seen, signal, content.duration_s)
+            match = told(seen, asked.signal, content.duration_s)
             known = best.get(content.content_pk)
             if known is None or _rank(match) < _rank(known[1]):
                 best[content.content_pk] = (content, match)
@@ -196,7 +149,7 @@ class Matcher:
         lawful_banks = {bank.name: bank for bank in banks.lawful}
         lawful = [pair for pair in ordered if pair[0].bank in lawful_banks]
         others = [pair for pair in ordered if pair[0].bank not in lawful_banks][:MAX_MATCHES]
-        kept, suppressed = self._apart.judge(signal, others, lawful, lawful_banks, tell)
+        kept, suppressed = self._apart.judge(asked.signal, others, Lawful(lawful, lawful_banks, companions), asked.tell)
         suppressed += [
             Suppressed(match, LAWFUL_BANK, content.content_id)
             for content, match in lawful
@@ -204,49 +157,47 @@ class Matcher:
         ]
         return tuple(sorted(kept, key=_rank)), tuple(suppressed[:MAX_MATCHES])
 
-    def _all_matches(self, signal: Signal, banks: list[Bank]) -> list[tuple[Content, Match]]:
+    def _found(self, signals: Sequence[Signal], banks: list[Bank]) -> list[list[Found]]:
+        """Return for each signal what of these banks it matches, exact digests first."""
         if not banks:
-            return []
+            return [[] for _ in signals]
         policies = {bank.name: POLICIES[bank.policy] for bank in banks}
-        found = self._exact(signal, banks, policies)
-        for kind in PERCEPTUAL:
-            users = [bank for bank in banks if kind in bank.signal_types]
-            rows = usable(signal.of_type(kind))
-            if users and len(rows):
-                found += self._perceptual(kind, rows, users, policies)
-        return found
+        exact = self._exact(signals, banks)
+        near = [one for kind in PERCEPTUAL if (one := self._frames.near(kind, signals, banks)) is not None]
+        pks = {pk for pairs in exact for pk, _ in pairs}.union(*(one.content_pks for one in near))
+        contents = self._record.contents_by_pk(sorted(pks)) if pks else {}
+        return [
+            [
+                *_exact_matches(pairs, contents, banks),
+                *(match for one in near for match in one.matches(number, contents, policies)),
+            ]
+            for number, pairs in enumerate(exact)
+        ]
 
-    def _exact(self, signal: Signal, banks: list[Bank], policies: dict[str, Policy]) -> list[tuple[Content, Match]]:
-        wanted = {kind: [bank.bank_pk for bank in banks if kind in bank.signal_types] for kind in EXACT_BYTES}
-        kinds: dict[int, SignalType] = {}
-        for kind, digest in sorted(signal.exact, key=lambda pair: pair[0] is SignalType.SHA256):
-            kinds |= self._record.find_exact([(kind, digest)], wanted[kind])
-        contents = self._record.contents_by_pk(list(kinds)) if kinds else {}
-        return [(content, _exact_match(content, kinds[pk], policies[content.bank])) for pk, content in contents.items()]
-
-    def _perceptual(self, kind: SignalType, rows: Frames, banks: list[Bank],
-                    policies: dict[str, Policy]) -> list[tuple[Content, Match]]:  # fmt: skip
-        rows = np.concatenate([rows, inverted(rows)]) if kind is SignalType.PDQ else rows
-        radius = max(policies[bank.name].radius_bits(kind) for bank in banks)
-        hits = self._index.search(kind, rows["hash"], radius)
-        if not len(hits):
-            return []
-        located = self._record.locate(np.unique(hits.signal_pk), [bank.bank_pk for bank in banks])
-        found = _join(hits, located)
-        contents = self._record.contents_by_pk([int(pk) for pk in np.unique(found.content_pk)])
-        pairs = len(rows) * self._index.sizes()[kind.value]
-        matches = []
-        for pk, content in contents.items():
-            mine = found.take(found.content_pk == pk)
-            match = _judge(kind, content, mine, rows, policies[content.bank], pairs)
-            if match is not None:
-                matches.append((content, match))
-        return matches
+    def _exact(self, signals: Sequence[Signal], banks: list[Bank]) -> list[list[tuple[int, SignalType]]]:
+        """Return for each signal the contents with one of its digests, and by which type: by SHA-256 last."""
+        digests = {pair for signal in signals for pair in signal.exact}
+        users = [bank.bank_pk for bank in banks if bank.signal_types & EXACT_BYTES.keys()]
+        known = self._record.find_exact(digests, users) if digests and users else {}
+        ordered = [sorted(signal.exact, key=lambda pair: pair[0] is SignalType.SHA256) for signal in signals]
+        return [[(pk, pair[0]) for pair in each for pk in known.get(pair, ())] for each in ordered]
 
 
 def _concerns(bank: Bank, asked: set[str]) -> bool:
     """Say whether a lawful bank is asked for, or speaks for one that is."""
     return bank.name in asked or bank.suppresses is None or bool(asked & set(bank.suppresses))
+
+
+def _exact_matches(pairs: Iterable[tuple[int, SignalType]], contents: Mapping[int, Content],
+                   banks: Iterable[Bank]) -> list[Found]:  # fmt: skip
+    """Return the contents that are found by a type which their bank compares."""
+    asked = {bank.name: bank for bank in banks}
+    found = [(contents[pk], kind) for pk, kind in pairs if pk in contents]
+    kinds = {content.content_pk: kind for content, kind in found if kind in asked[content.bank].signal_types}
+    return [
+        (contents[pk], _exact_match(contents[pk], kind, POLICIES[asked[contents[pk].bank].policy]))
+        for pk, kind in kinds.items()
+    ]
 
 
 def _exact_match(content: Content, kind: SignalType, policy: Policy) -> Match:
@@ -255,20 +206,6 @@ def _exact_match(content: Content, kind: SignalType, policy: Policy) -> Match:
     return Match(
         content.bank, content.content_id, policy.verdict(kind, 0), kind, Transform.NONE.value, 0, None,
         false_match_probability(kind, 0, 1), segments,
-    )  # fmt: skip
-
-
-def _judge(kind: SignalType, content: Content, found: _Found, rows: Frames, policy: Policy,
-           pairs: int) -> Match | None:  # fmt: skip
-    found = found.take(found.distance_bits <= policy.radius_bits(kind))
-    if not len(found.query):
-        return None
-    nearest = int(np.argmin(found.distance_bits))
-    distance_bits = int(found.distance_bits[nearest])
-    return Match(
-        content.bank, content.content_id, policy.verdict(kind, distance_bits), kind,
-        _transform(rows[found.query[nearest]], found.reference[nearest]), distance_bits, None,
-        false_match_probability(kind, distance_bits, pairs), _segments(found, rows),
     )  # fmt: skip
 
 

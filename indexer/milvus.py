@@ -141,6 +141,24 @@ class Milvus:
             for start in range(0, len(keys), _IDS):
                 self._client.delete(collection, ids=keys[start : start + _IDS].tolist(), timeout=_WORK_TIMEOUT_S)
 
+    def write_anew(self, collection: str) -> None:
+        """Have the files of a collection written without what was deleted; `stored` tells when they are."""
+        with _answered():
+            self._client.flush(collection, timeout=_WORK_TIMEOUT_S)
+            self._client.compact(collection, timeout=_WORK_TIMEOUT_S)
+
+    def stored(self, collection: str) -> tuple[int, int]:
+        """Return how many hashes its files hold, and its memory: what is deleted counts until they are written anew."""
+        with _answered():
+            files = self._client.list_persistent_segments(collection, timeout=_WORK_TIMEOUT_S)
+            memory = self._client.list_loaded_segments(collection, timeout=_WORK_TIMEOUT_S)
+        return sum(each.num_rows for each in files), sum(each.num_rows for each in memory)
+
+    def ask(self, collection: str) -> None:
+        """Ask what costs next to nothing of those who search; SearchUnavailable if they do not answer in time."""
+        with _answered():
+            self._client.query(collection, filter="id == 0", consistency_level="Bounded", timeout=self._timeout_s)
+
     def delete_above(self, collection: str, key: int) -> None:
         """Delete the hashes with later keys."""
         with _answered():

@@ -105,6 +105,12 @@ class Queue:
         with self._store.read() as connection:
             return [(row.number, row.request) for row in connection.execute(query.order_by(item.number))]
 
+    def rewrite(self, rescan_id: str, number: int, request: str) -> None:
+        """Write what is asked of an item anew, unless it has a result by now."""
+        mine = update(queued_item).where(queued_item.c.rescan_id == rescan_id, queued_item.c.number == number)
+        with self._store.work() as connection:
+            connection.execute(mine.values(request=request))
+
     def settle(self, rescan_id: str, results: Sequence[tuple[int, str]]) -> int:
         """Write results in their items' place; returns how many. What somebody else settled stays as it is."""
         mine = dict(results)

@@ -27,7 +27,8 @@ except ImportError:  # the extra `queue` is not installed
 else:
     INSTALLED = True
 
-Run = Callable[[str, Range, Callable[[], bool]], bool]  # rescan, numbers, whether to stop; says whether all is done
+# Rescan, numbers, whether to stop, whether the job was begun before; says whether all is done.
+Run = Callable[[str, Range, Callable[[], bool], bool], bool]
 Tell = Callable[[str, str], object]  # what happened, and one word why
 _TASK, _QUEUE = "staydown.rescan", "staydown"
 _RETRY_S = 2
@@ -82,7 +83,7 @@ def _add_task(app: "procrastinate.App", run: Run) -> None:
 
     @app.task(name=_TASK, queue=_QUEUE, retry=again, pass_context=True)
     def rescan(context: "procrastinate.JobContext", *, rescan_id: str, first: int, behind: int) -> None:
-        if not run(rescan_id, (first, behind), context.should_abort):
+        if not run(rescan_id, (first, behind), context.should_abort, context.job.attempts > 0):
             raise JobAborted
 
 

@@ -19,7 +19,20 @@ from indexer.engines import sync_folder
 from indexer.errors import InvalidManifest
 from indexer.exchange.manifest import Item, ready_hash
 from indexer.queue import Defer, Queue, QueuedRescan, Range
-from indexer.rescan import Check, Result, Tally, answered, guarded, in_parallel, left_of, line_of, open_out
+from indexer.rescan import (
+    Check,
+    Patience,
+    Result,
+    Tally,
+    answered,
+    guarded,
+    in_parallel,
+    left_of,
+    line_of,
+    open_out,
+    together,
+    unhashable,
+)
 from indexer.store import new_id
 
 JOB_COST, _MEDIA_COST = 500, 20  # of a job, and of media, where ready-made hashes cost one: a job takes seconds
@@ -176,43 +189,100 @@ def _fetch(order: _Order, queue: Queue, file: BufferedRandom, done: int, tally: 
 # --- a worker's side --------------------------------------------------------------------
 
 _Row = tuple[int, str]
+TRIES = 3  # of an item alone
+LOST = "worker_lost"  # why it has no verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An item in hand: its number, its text, and what that says; None if nobody can read it."""
+
+    number: int
+    text: str
+    item: Item | None
+
+    @classmethod
+    def of(cls, row: _Row) -> "_Task":
+        try:
+            return cls(*row, unpacked(row[1]))
+        except (ValueError, TypeError, KeyError, InvalidManifest):
+            return cls(*row, None)
+
+    @property
+    def hashes(self) -> int:
+        return len(self.item.hashes) if self.item is not None else 0
+
+    def readable(self) -> Item:
+        if self.item is None:
+            raise InvalidManifest("the item cannot be read")
+        return self.item
+
+    def tried(self) -> tuple[int, str]:
+        """Return how often it was in hand alone before, and its text for this time."""
+        said = json.loads(self.text) if self.item is not None else {}
+        tries = int(said.get("tries", 0))
+        return tries, json.dumps(said | {"tries": tries + 1})
+
+
+_GroupCheck = Callable[[Sequence[_Task]], list[Result]]
 
 
 @dataclass(frozen=True, slots=True)
 class QueueWork:
-    """What a worker does with a job. `check` gives the check of some banks."""
+    """What a worker does with a job. `check` gives the check of some banks.
+
+    A job that comes back may have an item that kills or stops whoever takes it. So its items are
+    then taken in hand one by one, and that is written down before: what was in hand TRIES times
+    and has no result gets one that says so.
+    """
 
     queue: Queue
     check: Callable[[list[str] | None], Check]
     workers: int
+    patience: Patience | None = None
 
-    def __call__(self, rescan_id: str, numbers: Range, stop: Callable[[], bool]) -> bool:
+    def __call__(self, rescan_id: str, numbers: Range, stop: Callable[[], bool], again: bool = False) -> bool:
         """Check what is left of a job; says whether that was all, which it is not when told to stop."""
         found = self.queue.find(rescan_id)
         if found is None:  # it has ended, or was forgotten
             return True
         banks_check = self.check(found.banks)
 
-        def judge(row: _Row) -> Result:
-            return banks_check(unpacked(row[1]))
+        def judge(tasks: Sequence[_Task]) -> list[Result]:
+            return banks_check([task.readable() for task in tasks])
 
         check = guarded(judge)
-        left = self.queue.items(rescan_id, numbers)
-        results = in_parallel(left, lambda row: None if stop() else check(row), self.workers)
+        left = list(map(_Task.of, self.queue.items(rescan_id, numbers)))
+        if again:
+            return all(self._alone(rescan_id, task, check, stop) for task in left)
+        groups = together(left, lambda task: task.hashes)
+        results = in_parallel(groups, lambda tasks: None if stop() else check(tasks), self.workers, self.patience)
         done = 0
         for part in _parts(results):
             self.queue.settle(rescan_id, part)
             done += len(part)
         return done == len(left)
 
+    def _alone(self, rescan_id: str, task: _Task, check: _GroupCheck, stop: Callable[[], bool]) -> bool:
+        """Check an item that a worker may have died of, and settle it; says whether it was not told to stop."""
+        if stop():
+            return False
+        tries, text = task.tried()
+        if tries < TRIES:
+            self.queue.rewrite(rescan_id, task.number, text)
+            ((_, (result,)),) = in_parallel([[task]], check, 1, self.patience)
+        else:
+            result = unhashable(LOST)
+        self.queue.settle(rescan_id, [(task.number, json.dumps(result))])
+        return True
 
-def _parts(results: Iterable[tuple[_Row, Result | None]]) -> Iterator[list[_Row]]:
+
+def _parts(results: Iterable[tuple[list[_Task], list[Result] | None]]) -> Iterator[list[_Row]]:
     """Gather results to be written together."""
     part: list[_Row] = []
     began_s = time.monotonic()
-    for (number, _), result in results:
-        if result is not None:
-            part.append((number, json.dumps(result)))
+    for tasks, found in results:
+        part += [(task.number, json.dumps(result)) for task, result in zip(tasks, found or (), strict=False)]
         if len(part) >= _SETTLED or (part and time.monotonic() - began_s > _SETTLED_S):
             yield part
             part, began_s = [], time.monotonic()

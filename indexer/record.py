@@ -32,6 +32,7 @@ from indexer.store import Change, Store
 from indexer.tables import audit, bank, content, exact, signal, sketch
 from indexer.withdrawals import withdraw_within
 
+Digest = tuple[SignalType, bytes]
 _BATCH = 5000
 _SLICE = 4096  # rows that are taken in at a time: checks go on in between
 _ERASING = ("content.withdraw", "content.hold", "content.replay", "bank.delete", "doctor.repair")
@@ -199,21 +200,19 @@ class Record(Banks):
                 change.log("content.withdraw", found.content_id, bank=found.bank, reason=reason)
             return change.revision
 
-    def find_exact(self, digests: Iterable[tuple[SignalType, bytes]], bank_pks: Sequence[int]) -> dict[int, SignalType]:
-        """Return the active contents with one of these digests, and by which type."""
-        wanted = {digest: kind for kind, digest in digests if kind in EXACT_BYTES}
-        query = (
-            select(exact.c.content_pk, exact.c.signal_type, exact.c.digest)
-            .join(content, content.c.content_pk == exact.c.content_pk)
-            .where(exact.c.digest.in_(wanted), *_active(bank_pks))
+    def find_exact(self, digests: Iterable[Digest], bank_pks: Sequence[int]) -> dict[Digest, list[int]]:
+        """Return the active contents with each of these digests, in order; digests of none are left out."""
+        wanted = {(kind, digest) for kind, digest in digests if kind in EXACT_BYTES}
+        asked, found = sorted({digest for _, digest in wanted}), dict[Digest, list[int]]()
+        query = select(exact.c.content_pk, exact.c.signal_type, exact.c.digest).join(
+            content, content.c.content_pk == exact.c.content_pk
         )
         with self.store.read() as connection:
-            rows = connection.execute(query).all()
-        return {
-            row.content_pk: SignalType(row.signal_type)
-            for row in sorted(rows, key=lambda row: str(row.signal_type))
-            if wanted[row.digest] == row.signal_type
-        }
+            for start in range(0, len(asked), _BATCH):
+                mine = query.where(exact.c.digest.in_(asked[start : start + _BATCH]), *_active(bank_pks))
+                for row in connection.execute(mine.order_by(exact.c.content_pk)):
+                    found.setdefault((SignalType(row.signal_type), bytes(row.digest)), []).append(row.content_pk)
+        return {pair: pks for pair, pks in found.items() if pair in wanted}
 
     def locate(self, signal_pks: NDArray[np.int64], bank_pks: Sequence[int]) -> Located:
         """Return where hashes stand; those held, withdrawn, disabled or of other banks are left out."""

@@ -1,7 +1,7 @@
 """Hashes that lie in a search back-end: which of them, fed by one process at a time, rebuilt when it disagrees.
 
 What the back-end holds is a cache of the record, like the index. It says of itself which
-store it belongs to, in which history (a link of the audit chain), and up to which key it has
+store it belongs to, in which history (the digest of a revision), and up to which key it has
 all hashes that can be found; what is newer every process holds itself. Its hits are joined
 with the record like all others, so that a withdrawal counts at once.
 
@@ -9,6 +9,9 @@ Whoever has the store's turn feeds. What is about to be written is noted first, 
 next feeder deletes what a killed one left half done; and each time the number of hashes is
 compared, since a back-end that lost some would say "no match". One that disagrees is dropped
 and filled anew under another name: no process ever searches one half filled.
+
+A process that cannot leave its new hashes to the back-end holds no more than HELD_UPTO of them:
+they are searched like any index, but a process that ran out of memory would answer nothing.
 """
 
 import json
@@ -29,10 +32,13 @@ from indexer.segments import Hits, Keys, joined_hits
 if TYPE_CHECKING:
     from indexer.milvus import Milvus
 
-FORMAT = 1
+FORMAT = 2
 FED_AT = 20_000  # new hashes: fewer are searched here in no time
 SEALED_AT = 1_024  # below, Milvus makes no index of them
 HOLD_S = 30.0  # what was written so long ago is seen by every search (`milvus` says why)
+HELD_UPTO = 5_000_000  # new hashes that a process holds itself; with more to hold it is not ready
+ERASED_S = 600.0  # longest wait for Milvus to write its files anew
+_LOOK_S, _ASKED_AGAIN_S = 0.5, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Point:
 
     collection: str
     about: Mapping[str, Any]  # the store, and how its hashes are made
-    link: tuple[int, str]  # of the audit chain, when the last of them were read
+    history: tuple[int, str]  # a revision that was there when the last of them were read, and its digest
     last_pk: int = 0  # up to this key it has all that can be found
     begun_pk: int = 0  # up to this key it may have some
     revision: int = 0  # what has later keys was changed after it
@@ -71,7 +77,7 @@ def _read(said: str | None) -> Point | None:
     """Return what was written, or None if it was not written by this version."""
     try:
         told = json.loads(said or "")
-        return Point(**told | {"link": tuple(told["link"])}) if told["about"]["format"] == FORMAT else None
+        return Point(**told | {"history": tuple(told["history"])}) if told["about"]["format"] == FORMAT else None
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -97,7 +103,7 @@ class Remote:
         `waiting` is how many new hashes an index holds itself; None: feed whatever there is.
         IndexNotReady while somebody fills it, SearchUnavailable, StoreBroken.
         """
-        with self._record.store.turn() as ours:
+        with self._record.store.turn("search") as ours:
             if ours is not None:
                 self._tidy(ours, feed=waiting is None or waiting >= self._fed_at)
         return self._settled()
@@ -108,7 +114,48 @@ class Remote:
         if feed or not point.filled:
             self._feed(point, ours)
 
+    def probe(self) -> None:
+        """See whether those who search what an index rests on answer; SearchUnavailable."""
+        if self._base is not None:
+            self._backend.ask(self._base.point.collection)
+
+    def erase(self, patience_s: float = ERASED_S) -> int:
+        """Have what was withdrawn deleted, and the files written anew; returns how many hashes they hold then.
+
+        As many as live: what is deleted and still stored would be counted. SearchUnavailable if it takes too long.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            with self._record.store.turn("search") as ours:
+                if ours is not None:
+                    self._tidy(ours, feed=False)
+                    return self._written_anew(deadline)
+            self._wait(deadline, "another process has the turn at it")
+
+    def _written_anew(self, deadline: float) -> int:
+        """Wait until files and memory hold what is live, and nothing else; nobody feeds meanwhile."""
+        point = self._look()
+        if point is None:
+            raise SearchUnavailable("the search back-end is of another history")
+        live, asked_s = sum(point.counts.values()), -_ASKED_AGAIN_S
+        while self._backend.stored(point.collection) != (live, live):
+            if time.monotonic() - asked_s > _ASKED_AGAIN_S:
+                self._backend.write_anew(point.collection)
+                asked_s = time.monotonic()
+            self._wait(deadline, "it has not written its files anew yet")
+        return live
+
+    @staticmethod
+    def _wait(deadline: float, why: str) -> None:
+        if time.monotonic() > deadline:
+            raise SearchUnavailable(f"the search back-end was waited for too long: {why}")
+        time.sleep(_LOOK_S)
+
     # What it says, and whether that can be true
+
+    def _history(self) -> tuple[int, str]:
+        revision = self._record.store.revision()
+        return revision, self._record.store.revision_digest(revision).hex()
 
     def _about(self) -> dict[str, Any]:
         profiles = [str(profile) for profile in PROFILES]
@@ -117,7 +164,7 @@ class Remote:
     def _look(self) -> Point | None:
         """Return what it says it holds, if that is of this record."""
         point = _read(self._backend.read(self._store_id))
-        if point is None or point.about != self._about() or not self._record.store.has_link(*point.link):
+        if point is None or point.about != self._about() or not self._record.store.is_history(*point.history):
             return None
         return point
 
@@ -153,8 +200,8 @@ class Remote:
 
     def _begin(self) -> Point:
         """Begin anew: whatever is there belongs to another history, or is not whole."""
-        store, prefix = self._record.store, f"staydown_{self._store_id}_"
-        point = Point(prefix + secrets.token_hex(4), self._about(), store.audit_link(), clean=store.revision())
+        prefix, history = f"staydown_{self._store_id}_", self._history()
+        point = Point(prefix + secrets.token_hex(4), self._about(), history, clean=history[0])
         self._backend.drop(prefix)
         self._backend.create(point.collection, list(point.counts))
         return point
@@ -177,8 +224,8 @@ class Remote:
             chosen = (frames["quality"] >= self._min_quality) & np.isin(frames["profile"], profiles_of(kind))
             self._backend.insert(point.collection, kind.value, keys[chosen], frames["hash"][chosen])
             counts[kind.value] += int(chosen.sum())
-        link = self._record.store.audit_link()  # read after the rows: their keys are of this history
-        return self._write(replace(point, link=link, last_pk=newest, begun_pk=newest, counts=counts), ours)
+        history = self._history()  # read after the rows: their keys are of it
+        return self._write(replace(point, history=history, last_pk=newest, begun_pk=newest, counts=counts), ours)
 
     def _erase(self, point: Point, ours: Callable[[], bool]) -> Point:
         """Delete what can be found no more, if something was withdrawn since."""

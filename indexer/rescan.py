@@ -3,6 +3,9 @@
 The output file is the only state: a line is whole once its newline is there. Resuming
 cuts off a torn last line, counts the inputs that are answered and does the others. Lines
 stand in the order in which they were finished; `input` says whose they are.
+
+Ready-made hashes are checked many at a time, since one search and one join do for all of them;
+media is checked one by one.
 """
 
 import fcntl
@@ -15,16 +18,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from hashing.errors import StaydownError
 from indexer.errors import InvalidManifest, StoreBroken
 from indexer.exchange.manifest import Item
 
 Result = dict[str, Any]
-Check = Callable[[Item], Result]
+Check = Callable[[Sequence[Item]], list[Result]]
 T = TypeVar("T")
 R = TypeVar("R")
+TOGETHER = 250  # hashes at a time
 
 
 @dataclass(slots=True)
@@ -78,15 +82,33 @@ def left_of(items: Iterable[Item], done: Iterable[str]) -> list[Item]:
     return left
 
 
-def guarded(check: Callable[[T], Result]) -> Callable[[T], Result]:
-    """Turn what a check raises into a result: the batch-item boundary.
+def together(inputs: Iterable[T], hashes: Callable[[T], int]) -> Iterator[list[T]]:
+    """Group inputs that are checked together, in their order; `hashes` says how many each has, none if it is media."""
+    group, size = list[T](), 0
+    for one in inputs:
+        count = hashes(one)
+        if group and (not count or size + count > TOGETHER):
+            yield group
+            group, size = [], 0
+        if count:
+            group.append(one)
+            size += count
+        else:
+            yield [one]
+    if group:
+        yield group
 
-    A broken store is no input's fault: it ends the batch, which can be resumed.
+
+def guarded(check: Callable[[Sequence[T]], list[Result]]) -> Callable[[Sequence[T]], list[Result]]:
+    """Turn what a check raises into results: the batch-item boundary.
+
+    Which of many inputs it is that fails is found by asking for one after the other. A broken
+    store is no input's fault: it ends the batch, which can be resumed.
     """
 
-    def run(item: T) -> Result:
+    def run(items: Sequence[T]) -> list[Result]:
         try:
-            return check(item)
+            return check(items)
         except StoreBroken:
             raise
         except StaydownError as error:
@@ -95,12 +117,26 @@ def guarded(check: Callable[[T], Result]) -> Callable[[T], Result]:
             word = "unreadable_file"
         except Exception:  # one input must never end a batch of a hundred thousand
             word = "internal_error"
-        return {"verdict": "unhashable", "reason": word, "matches": []}
+        return [unhashable(word)] if len(items) == 1 else [result for one in items for result in run([one])]
 
     return run
 
 
-def in_parallel(inputs: Iterable[T], check: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
+def unhashable(word: str) -> Result:
+    """Return the result of an input that could not be judged."""
+    return {"verdict": "unhashable", "reason": word, "matches": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the next result is waited for, and what is done then: that must not return."""
+
+    seconds: float
+    over: Callable[[], NoReturn]
+
+
+def in_parallel(inputs: Iterable[T], check: Callable[[T], R], workers: int,
+                patience: Patience | None = None) -> Iterator[tuple[T, R]]:  # fmt: skip
     """Yield results as they come; never more than a few inputs a worker are under way."""
     waiting = iter(inputs)
     with ThreadPoolExecutor(workers) as threads:
@@ -112,7 +148,10 @@ def in_parallel(inputs: Iterable[T], check: Callable[[T], R], workers: int) -> I
                     break
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, patience.seconds if patience else None, FIRST_COMPLETED).done
+            if not done and patience:
+                patience.over()
+            for future in done:
                 yield running.pop(future), future.result()
 
 
@@ -142,12 +181,13 @@ def rescan(items: Sequence[Item], check: Check, out: Path, *, resume: bool, work
     """
     with open_out(out, resume) as file:
         done, tally = answered(file)
-        left = left_of(items, done)
+        groups = together(left_of(items, done), lambda item: len(item.hashes))
         progress(len(done))
-        for item, result in in_parallel(left, guarded(check), workers):
-            file.write(line_of(item.name, result))
+        for group, results in in_parallel(groups, guarded(check), workers):
+            for item, result in zip(group, results, strict=True):
+                file.write(line_of(item.name, result))
+                tally.add(result)
             file.flush()
-            tally.add(result)
-            progress(1)
+            progress(len(group))
         os.fsync(file.fileno())
     return tally

@@ -12,9 +12,10 @@ import numpy as np
 
 from hashing.signals import PERCEPTUAL, SignalType, profiles_of
 from indexer.errors import UnknownBank
-from indexer.matcher import Matcher, inverted
+from indexer.frame_matcher import asked_rows
+from indexer.matcher import Matcher
 from indexer.matches import Match
-from indexer.policy import POLICIES, Verdict, usable
+from indexer.policy import POLICIES, Verdict
 from indexer.record import Record
 from indexer.retro import Kept, Retro
 from indexer.segments import TypeIndex
@@ -49,8 +50,7 @@ class _News:
 
     @staticmethod
     def _near(kind: SignalType, index: TypeIndex, page: list[Kept]) -> set[int]:
-        rows = [usable(kept.signal.of_type(kind)) for kept in page]
-        rows = [np.concatenate([each, inverted(each)]) for each in rows] if kind is SignalType.PDQ else rows
+        rows = [asked_rows(kind, kept.signal) for kept in page]
         whose = np.repeat(np.arange(len(page)), [len(each) for each in rows])
         radius = max(policy.radius_bits(kind) for policy in POLICIES.values())
         if not len(whose):

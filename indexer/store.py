@@ -26,6 +26,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from indexer.engines import (
     CHANNEL,
     CONNECTIONS,
+    Turn,
     alone,
     insert_rows,
     is_server,
@@ -157,23 +158,14 @@ class Store:
         with self.read() as connection:
             return bytes(connection.execute(began).scalar() or connection.execute(before).scalar() or b"")
 
-    def audit_link(self) -> tuple[int, str]:
-        """Return the place of the audit chain's last link, and the link: it tells this history from any other."""
-        query = select(audit.c.seq, audit.c.digest).order_by(audit.c.seq.desc()).limit(1)
-        with self.read() as connection:
-            row = connection.execute(query).first()
-        return (0, "") if row is None else (int(row.seq), bytes(row.digest).hex())
-
-    def has_link(self, seq: int, digest: str) -> bool:
-        """Say whether the audit chain has this link at this place."""
-        with self.read() as connection:
-            found = connection.execute(select(audit.c.digest).where(audit.c.seq == seq)).scalar()
-        return (b"" if found is None else bytes(found)).hex() == digest
+    def is_history(self, revision: int, digest: str) -> bool:
+        """Say whether this store has a revision, and began it with this link (`revision_digest`, as hex)."""
+        return revision <= self.revision() and self.revision_digest(revision).hex() == digest
 
     @contextmanager
-    def turn(self) -> Iterator[Callable[[], bool] | None]:
+    def turn(self, what: Turn) -> Iterator[Callable[[], bool] | None]:
         """Give the turn at what one process of this store does at a time, or None; StoreBroken. See `engines`."""
-        with self.broken_told("reached"), turn(self.engine) as ours:
+        with self.broken_told("reached"), turn(self.engine, what) as ours:
             yield ours
 
     def store_id(self) -> str:

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
-from indexer.errors import IndexerError, IndexNotReady, StoreBroken
+from indexer.errors import IndexerError, IndexNotReady, SearchUnavailable, StoreBroken
 from service import api, problems, rescans, retro, schemas
 from service.auth import Permission, requires
 from service.drain import Drain
@@ -28,6 +28,7 @@ from service.upkeep import Upkeep, paced
 VERSION = "0.1.0"
 _TEND_EVERY_S, _TEND_SHARE = 60.0, 0.02  # of one core's time, at most
 _FOLD_EVERY_S, _FOLD_SHARE = 1.0, 0.3
+_PROBE_EVERY_S, _PROBE_SHARE = 2.0, 1.0  # it waits for the search back-end, and works next to nothing
 _BODIES = (
     schemas.LinkIn,
     schemas.SignalsIn,
@@ -52,6 +53,9 @@ def _load(engine: Engine, ended: threading.Event) -> None:
 
 def _tend(engine: Engine, ended: threading.Event) -> None:
     """Load the index, and put it in order: at once where much is loose, and all of it from time to time."""
+    if engine.settings.search_url:
+        probing = (ended, engine.probe_search, _PROBE_EVERY_S, _PROBE_SHARE, "search back-end not reached")
+        threading.Thread(target=paced, args=probing, name="probe", daemon=True).start()
     _load(engine, ended)
     folding = (ended, engine.index.fold, _FOLD_EVERY_S, _FOLD_SHARE, "index not folded")
     threading.Thread(target=paced, args=folding, name="fold", daemon=True).start()
@@ -94,16 +98,19 @@ def _status(request: Request) -> str:
     engine = api.engine_of(request)
     if request.app.state.drain.begun:
         return "stopping"
+    if not engine.search_answers:
+        return SearchUnavailable.code
     return ("ready" if engine.current else "stale") if engine.index.ready else "loading"
 
 
 async def ready(request: Request) -> Response:
-    """Tell whether checks are answered: 200, or 503 while the index is loading or out of date, or before the end."""
+    """Tell whether checks are answered: 200, or 503 while the index is loading, out of date, away, or it ends."""
     engine, status = api.engine_of(request), _status(request)
     body = {"status": status, "bank_revision": engine.index.revision, "hashes": engine.index.sizes()}
     if status == "ready":
         return JSONResponse(body)
-    return JSONResponse(body | {"code": IndexNotReady.code}, STATUS[IndexNotReady.code])
+    code = status if status == SearchUnavailable.code else IndexNotReady.code
+    return JSONResponse(body | {"code": code}, STATUS[code])
 
 
 async def metrics(request: Request) -> Response:

@@ -34,7 +34,7 @@ from service.auth import Role
 from service.drain import DrainingServer
 from service.engine import Engine
 from service.errors import InvalidSettings, LinkFailed, LinkRefused
-from service.inputs import read, verdict, word_of
+from service.inputs import read, verdicts, word_of
 from service.logs import configure
 from service.settings import read_settings
 
@@ -112,20 +112,20 @@ def check(
     inputs: Annotated[list[str], typer.Argument(metavar="PATH-or-URL...")], bank: Banks = None, as_json: AsJson = False
 ) -> None:
     """Judge media: files, folders, links, or - for standard input."""
-    rows, verdicts = [], []
+    rows, judged = [], []
     with _engine() as engine:
         _known(engine, bank)
-        judge = guarded(partial(verdict, engine, bank))
+        judge = guarded(partial(verdicts, engine, bank))
         with ThreadPoolExecutor(engine.settings.worker_count) as threads:
             items = _inputs(inputs)
-            for item, found in zip(items, threads.map(judge, items), strict=True):
-                verdicts.append(found["verdict"])
+            for item, (found,) in zip(items, threads.map(judge, [[item] for item in items]), strict=True):
+                judged.append(found["verdict"])
                 if as_json:
                     output.say_json({"input": item.name} | found)
                 rows.append((item.name, found["verdict"], output.evidence(found)))
     if not as_json:
         output.say_table("", ("input", "verdict", "evidence"), rows)
-    raise typer.Exit(_exit_code(verdicts))
+    raise typer.Exit(_exit_code(judged))
 
 
 def _known(engine: Engine, banks: list[str] | None) -> None:

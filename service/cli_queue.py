@@ -1,10 +1,11 @@
 """Rescans on the command line: in this process, or queued on PostgreSQL; and the worker for what is queued."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,11 +14,11 @@ from indexer.errors import InvalidManifest
 from indexer.exchange.manifest import Item
 from indexer.queue import Queue
 from indexer.queue_rescan import QueueWork, read_ticket, rescan_queued
-from indexer.rescan import Tally, rescan
+from indexer.rescan import Patience, Tally, rescan
 from service import output
 from service.engine import Engine
 from service.errors import InvalidSettings
-from service.inputs import verdict
+from service.inputs import verdicts
 from service.logs import configure, log
 from service.settings import Settings, read_settings
 from service.upkeep import paced
@@ -32,7 +33,7 @@ def here(engine: Engine, items: Sequence[Item], banks: list[str] | None, out: Pa
     if read_ticket(out) is not None:
         raise InvalidManifest(f"{out.name} is being worked off by workers; go on with --queue --resume")
     engine.load_index()
-    check = partial(verdict, engine, banks)
+    check = partial(verdicts, engine, banks)
     return rescan(items, check, out, resume=resume, workers=engine.settings.worker_count, progress=progress)
 
 
@@ -65,6 +66,16 @@ def _settings(concurrency: int) -> Settings:
     return settings.model_copy(update={"workers": concurrency or settings.workers})
 
 
+def _patience(settings: Settings) -> Patience:
+    """Return what ends a worker in which an item hangs: no thread can be ended, and others take its job back."""
+
+    def over() -> NoReturn:
+        log().error("an item hangs; the worker ends")
+        os._exit(2)
+
+    return Patience(settings.fetch_timeout_s + settings.check_timeout_s + settings.worker_lost_s, over)
+
+
 def worker(
     concurrency: Annotated[int, typer.Option(min=0, help="items at a time, each in a process; 0: one a core")] = 0,
 ) -> None:
@@ -78,7 +89,8 @@ def worker(
         engine.watch.start()
         tending = threading.Thread(target=_tend, args=(engine, queue, ended), name="tend", daemon=True)
         tending.start()
-        run = QueueWork(queue, lambda banks: partial(verdict, engine, banks), settings.worker_count)
+        checks = partial(partial, verdicts, engine)
+        run = QueueWork(queue, checks, settings.worker_count, _patience(settings))
         queue_jobs.work(queue.connect_arguments(), run, _tell, lost_s=settings.worker_lost_s)
         ended.set()
     log().info("worker ended")

@@ -4,8 +4,8 @@ HTTP, command line, rescans and benchmarks call these very functions.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ from hashing.signals import Signal, SignalType
 from indexer import remote
 from indexer.closer import CloserLook, spans
 from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
-from indexer.errors import StoreBroken, UnknownContent
+from indexer.errors import IndexNotReady, SearchUnavailable, StoreBroken, UnknownContent
 from indexer.guards import Hold
 from indexer.index import Index
 from indexer.jobs import Jobs
 from indexer.lawful import CompanionEnroller, Lawful, check_differs
 from indexer.ledger import Ledger
 from indexer.lists import ListEnroller
-from indexer.matcher import Answer, Matcher
+from indexer.matcher import Answer, Matcher, Query
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.remote import Remote
@@ -69,6 +69,7 @@ class Engine:
         self.jobs = Jobs(self.store)
         self.index = Index(MIN_QUALITY, remote=bool(settings.search_url))
         self._remote: Remote | None = None
+        self.search_answers = True  # as of the last look at the search back-end
         self.watch = Watch(self.record, self.index, _tell)
         self.matcher = Matcher(self.record, self.index)
         self.closer = CloserLook(self.record)
@@ -93,11 +94,30 @@ class Engine:
         self.index.load(self.settings.index_path, self.record)
         self._rest()
         self.index.refresh(self.record)
+        if not self.index.ready:
+            raise IndexNotReady("more is new than is held here; it waits for the search back-end")
 
     def _rest(self, waiting: int | None = None) -> None:
         """Look after the search back-end, if there is one, and let the index rest on it."""
         if self.settings.search_url:
-            self.index.rest(self.remote.base(waiting), self.record)
+            with self._search_told():
+                self.index.rest(self.remote.base(waiting), self.record)
+
+    def probe_search(self) -> None:
+        """See whether the search back-end answers, if there is one; SearchUnavailable."""
+        if self.settings.search_url:
+            with self._search_told():
+                self.remote.probe()
+
+    @contextmanager
+    def _search_told(self) -> Iterator[None]:
+        """Note whether the search back-end answers."""
+        try:
+            yield
+        except SearchUnavailable:
+            self.search_answers = False
+            raise
+        self.search_answers = True
 
     @property
     def remote(self) -> Remote:
@@ -192,6 +212,10 @@ class Engine:
         answer = self.matcher.match(signal, banks)
         keep(signal, answer)
         return answer
+
+    def check_lists(self, lists: Iterable[Sequence[ReadyHash]], banks: Sequence[str] | None) -> list[Answer]:
+        """Judge ready-made hashes of many pieces of media, each by itself, by one search."""
+        return self.matcher.match_all([Query(signal_of(hashes)) for hashes in lists], banks)
 
     def enroll_media(
         self, bank: str, data: bytes, case: str | None, labels: Sequence[str], lawful: Sequence[Original] = (), *,

@@ -2,18 +2,21 @@
 
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from hashing.errors import StaydownError
-from indexer.errors import StoreBroken
+from indexer.errors import IndexNotReady, SearchUnavailable, StoreBroken, UnknownBank
 from indexer.exchange.manifest import Item, is_link
 from indexer.matcher import Answer
 from service import answers
 from service.engine import Engine
 from service.fetch import Fetcher
+
+_NO_INPUTS_FAULT = (IndexNotReady, SearchUnavailable, UnknownBank)
 
 
 def read(engine: Engine, item: Item) -> bytes:
@@ -25,22 +28,23 @@ def read(engine: Engine, item: Item) -> bytes:
     return engine.read_media(item.path or Path(item.name))
 
 
-def _answer(engine: Engine, banks: list[str] | None, item: Item) -> Answer:
-    if item.hashes:
-        return engine.check_hashes(item.hashes, banks)
-    return engine.check_media(read(engine, item), banks)
+def _answers(engine: Engine, banks: list[str] | None, items: Sequence[Item]) -> list[Answer]:
+    if all(item.hashes for item in items):
+        return engine.check_lists([item.hashes for item in items], banks)
+    return [engine.check_media(read(engine, item), banks) for item in items]
 
 
-def verdict(engine: Engine, banks: list[str] | None, item: Item) -> dict[str, Any]:
-    """Judge one input, by the same calls as the HTTP service; what cannot be read is unhashable."""
-    request_id = uuid.uuid4().hex
+def verdicts(engine: Engine, banks: list[str] | None, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Judge inputs together, by the same calls as the HTTP service; what cannot be read is unhashable."""
     try:
-        answer = _answer(engine, banks, item)
+        answered = _answers(engine, banks, items)
     except StoreBroken:
         raise
     except (StaydownError, OSError) as error:
-        return answers.unjudged(request_id, word_of(error), engine.index.revision)
-    return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
+        if len(items) > 1 and not isinstance(error, _NO_INPUTS_FAULT):
+            return [found for item in items for found in verdicts(engine, banks, [item])]
+        return [answers.unjudged(uuid.uuid4().hex, word_of(error), engine.index.revision) for _ in items]
+    return [answers.verdict_out(each, uuid.uuid4().hex, evidence=True).model_dump(mode="json") for each in answered]
 
 
 def word_of(error: Exception) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from indexer import backup
 from indexer.engines import is_server
-from indexer.erasure import Eraser, Receipt
+from indexer.erasure import Eraser, Place, Receipt
 from indexer.errors import IndexerError, WithdrawalsUnknown
 from indexer.tombstones import Known, Tombstones, joined
 from indexer.withdrawals import BACKUP
 from service.engine import Engine
 from service.logs import log
 
+SEARCH = "search back-end"
 EVERY_S, STOP_S = 300.0, 1.0
 _SHARE = 0.01  # of the time, at most, in which others wait for an erasure to write
 
@@ -29,7 +30,21 @@ class Restored:
 
 def eraser(engine: Engine) -> Eraser:
     """Return what erases this store's withdrawn content."""
-    return Eraser(engine.store, engine.withdrawals, engine.drop_cache)
+    return Eraser(engine.store, engine.withdrawals, engine.drop_cache, lambda: _erase_search(engine))
+
+
+def _erase_search(engine: Engine) -> list[Place]:
+    """Erase in the search back-end, if there is one."""
+    if not engine.settings.search_url:
+        return []
+    try:
+        stored = engine.remote.erase()
+    except IndexerError as error:
+        return [Place(SEARCH, "left", f"left as it is: {error.word}")]
+    return [
+        Place(SEARCH, "gone", f"deleted, and its files written anew: {stored} hashes in them, as many as are live"),
+        Place(f"{SEARCH}, older files", "unknown", "gone when its garbage collection and message log have let go"),
+    ]
 
 
 def erase(engine: Engine) -> Receipt:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from hashing.signals import (
     no_frames,
 )
 from indexer.enroll import Enrolled, Enroller, Submission
+from indexer.exchange.manifest import Item
 from indexer.index import Index
 from indexer.jobs import Jobs
 from indexer.ledger import Ledger
@@ -38,6 +39,7 @@ from indexer.lists import ListEnroller
 from indexer.matcher import Answer, Matcher
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
+from indexer.rescan import Check, Result
 from indexer.store import Store
 
 Codes = NDArray[np.uint8]
@@ -195,6 +197,11 @@ def bare(*exact: tuple[SignalType, bytes], rows: Frames | None = None, reason: R
     known = dict(exact).get(SignalType.SHA256)
     media = Media(Kind.HASHES, None if known is None else known.hex())
     return Signal(media, no_frames() if rows is None else rows, exact, reason)
+
+
+def each(check: Callable[[Item], Result]) -> Check:
+    """Return the check of many inputs that asks for each alone."""
+    return lambda items: [check(item) for item in items]
 
 
 def run(script: str, *arguments: object) -> subprocess.Popen[str]:

@@ -1,25 +1,34 @@
 """The search back-end against the slow truth and the record: radii, caps, and everything it may disagree in."""
 
+import shutil
 import sqlite3
 import sys
+import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from searching import Pair, paired
-from serving import Local
+from searching import Pair, needed, paired
+from serving import Local, wait_until
 from shelf import codes, ended, film, flipped, opened, run, still
 
-from benchmarks.milvus_server import MilvusServer
+from benchmarks.milvus_server import MilvusServer, running
 from hashing.signals import SignalType, distances
+from indexer import index as index_module
+from indexer import milvus as milvus_module
+from indexer import record as record_module
 from indexer import remote
+from indexer.enroll import Submission
 from indexer.errors import IndexNotReady, SearchUnavailable, TooManyHits
 from indexer.index import Index
 from indexer.milvus import FEW, MOST, Milvus
 from indexer.policy import MIN_QUALITY
 from indexer.remote import Remote
+from service import upkeep
+from service.engine import Engine
+from service.settings import Settings
 
 PDQ = SignalType.PDQ
 Found = set[tuple[int, int, int]]
@@ -211,7 +220,7 @@ def test_nobody_rests_on_one_half_filled(pair: Pair) -> None:
     said = pair.backend.read(pair.name) or ""
     pair.backend.write(pair.name, said.replace('"filled": true', '"filled": false'))
     other = Remote(pair.shelf.record, pair.backend, MIN_QUALITY)
-    with pair.shelf.store.turn() as ours:
+    with pair.shelf.store.turn("search") as ours:
         assert ours is not None
         with pytest.raises(IndexNotReady):
             other.base()
@@ -228,11 +237,13 @@ def test_one_process_has_the_turn(kind: str, request: pytest.FixtureRequest, tmp
     if kind == "postgresql":
         address = request.getfixturevalue("postgres").new_database()
     with opened(address) as one, opened(address) as other:
-        with one.store.turn() as first, other.store.turn() as second:
+        with one.store.turn("search") as first, other.store.turn("search") as second:
             assert first is not None
             assert first()
             assert second is None
-        with other.store.turn() as second:
+            with other.store.turn("retro") as third:
+                assert third is not None, "another thing"
+        with other.store.turn("search") as second:
             assert second is not None
 
 
@@ -306,17 +317,136 @@ def test_while_it_hangs_or_is_away_nothing_is_no_match(milvus: MilvusServer, tmp
         local.engine._rest()
         assert local.engine.index.held == 0
         assert api.post("/v1/check/hashes", signals).json["verdict"] == "match"
+        assert api.get("/health/ready").status == 200
         milvus.pause()
         began = time.monotonic()
         assert api.post("/v1/check/hashes", signals).is_problem(503, "search_unavailable")
         assert time.monotonic() - began < 4
+        wait_until(lambda: api.get("/health/ready").status == 503, 10)
+        said = api.get("/health/ready").json
+        assert (said["status"], said["code"]) == ("search_unavailable", "search_unavailable")
         milvus.resume()
+        wait_until(lambda: api.get("/health/ready").status == 200, 10)
         assert api.post("/v1/check/hashes", signals).json["verdict"] == "match"
         milvus.kill()
         assert api.post("/v1/check/hashes", signals).is_problem(503, "search_unavailable")
+        wait_until(lambda: api.get("/health/ready").status == 503, 10)
         milvus.start()
         deadline = time.monotonic() + 40
         while (answer := api.post("/v1/check/hashes", signals)).status == 503 and time.monotonic() < deadline:
             time.sleep(0.2)
         assert answer.json["verdict"] == "match"
         assert local.engine.remote.base(0).point.counts["pdq"] == 1
+        wait_until(lambda: api.get("/health/ready").status == 200, 10)
+
+
+# --- readiness, the bound on what is held here, and erasure -------------------------------
+
+
+def test_a_process_holds_no_more_than_it_may_and_says_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while Milvus is away: what is too much waits, and nothing of it is a no match."""
+    pair.rest()
+    monkeypatch.setattr(index_module, "HELD_UPTO", 60)
+    bank = codes(21, 90)
+    for start in range(0, 90, 30):
+        enrolled(pair, bank[start : start + 30], seed=21 + start)
+        pair.index.refresh(pair.shelf.record)
+    assert (pair.index.ready, pair.index.held) == (False, 60)
+    with pytest.raises(IndexNotReady):
+        pair.matcher.match(still(codes(22, 1)[0]))
+    pair.index.rest(pair.remote.base(0), pair.shelf.record)  # Milvus has no more yet
+    assert pair.index.held == 60
+    pair.rest()
+    assert (pair.index.ready, pair.index.held) == (True, 0)
+    assert searched(pair, bank, 0) == truth(pair, bank, 0)
+
+
+def test_a_start_with_more_than_is_held_waits_for_milvus(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.rest()
+    bank = codes(23, 50)
+    enrolled(pair, bank, seed=23)
+    monkeypatch.setattr(index_module, "HELD_UPTO", 40)
+    monkeypatch.setattr(record_module, "_SLICE", 20)
+    base, fresh = pair.remote.base(0), Index(MIN_QUALITY, remote=True)
+    for _ in range(2):
+        fresh.rest(base, pair.shelf.record)
+        fresh.refresh(pair.shelf.record)
+        assert (fresh.ready, fresh.held) == (False, 40)
+    pair.rest()
+    fresh.rest(pair.remote.base(0), pair.shelf.record)
+    fresh.refresh(pair.shelf.record)
+    assert (fresh.ready, fresh.held, fresh.revision) == (True, 0, pair.shelf.store.revision())
+    assert len(fresh.search(PDQ, bank, 0)) == 50
+
+
+def test_a_start_that_is_tried_again_lacks_nothing(pair: Pair, tmp_path: Path) -> None:
+    """The cache is loaded a second time, after the index already rested on Milvus."""
+    pair.rest()
+    code = codes(24, 1)
+    pair.shelf.enroll(still(code[0]))
+    path, again = tmp_path / "index.cache", Index(MIN_QUALITY, remote=True)
+    pair.index.refresh(pair.shelf.record)
+    pair.index.save(path, pair.shelf.record)
+    for _ in range(2):
+        assert again.load(path, pair.shelf.record)
+        again.rest(pair.remote.base(0), pair.shelf.record)
+    again.refresh(pair.shelf.record)
+    assert len(again.search(PDQ, code, 0)) == 1
+
+
+def test_an_erasure_waits_for_its_turn_no_longer_than_it_may(pair: Pair) -> None:
+    with pair.shelf.store.turn("search") as ours, pytest.raises(SearchUnavailable, match="turn"):
+        assert ours is not None
+        pair.remote.erase(patience_s=0.5)
+
+
+def holding(folder: Path, words: list[bytes]) -> set[str]:
+    """Return which files of a server hold one of these."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    found = set()
+    for name, path in files.items():
+        with suppress(FileNotFoundError):  # it works meanwhile
+            if any(word in path.read_bytes() for word in words):
+                found.add(str(name))
+    return found
+
+
+def test_erased_hashes_are_in_no_file_of_its_data(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that collects its garbage at once: the receipt's word against its bytes. Its message log is its own."""
+    needed()
+    monkeypatch.setenv("DATACOORD_GC_INTERVAL", "5")  # seconds, of an hour
+    bank, folder = codes(25, 1500), Path(tempfile.mkdtemp(prefix="sdmv", dir="/tmp"))
+    gone = [bank[n].tobytes() for n in range(0, 1500, 50)]
+    try:
+        with running(folder) as server, Engine(Settings(home=tmp_path, search_url=server.url, workers=1)) as engine:
+            engine.record.create_bank("b", actor="t")
+            done = engine.enroller.enroll_many("b", [Submission(still(code)) for code in bank], actor="t")
+            engine.load_index()
+            wait_until(lambda: any("insert_log" in name for name in holding(folder, gone)))
+            engine.withdraw([done[n].content_id for n in range(0, 1500, 50)], reason="r", actor="t")
+            receipt = upkeep.erase(engine)
+            places = {place.place: place for place in receipt.places}
+            assert places[upkeep.SEARCH].state == "gone"
+            assert "1470 hashes" in places[upkeep.SEARCH].how
+            assert places[f"{upkeep.SEARCH}, older files"].state == "unknown"
+            assert not receipt.left
+            assert not upkeep.eraser(engine).pending()
+            wait_until(lambda: not [name for name in holding(folder, gone) if "rocksmq" not in name])
+            kept = engine.matcher.match(still(flipped(bank[1], 9))).matches
+            assert [match.content_id for match in kept] == [done[1].content_id]
+            engine.withdraw([one.content_id for one in done if one.content_id not in receipt.content_ids], reason="r",
+                            actor="t")  # fmt: skip
+            assert "0 hashes" in {place.place: place.how for place in upkeep.erase(engine).places}[upkeep.SEARCH]
+            server.kill()
+            engine.remote._backend._timeout_s = 1.0
+            monkeypatch.setattr(milvus_module, "_WORK_TIMEOUT_S", 1.0)
+            away = upkeep.erase(engine)
+            assert {place.place: (place.state, place.how) for place in away.places}[upkeep.SEARCH] == (
+                "left", "left as it is: search_unavailable",
+            )  # fmt: skip
+            assert away.left
+            assert upkeep.eraser(engine).pending()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Queued rescans in the database: nothing is lost and nothing is there twice, whoever does what at once."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 from postgres import Postgres
+from shelf import each
 from sqlalchemy import text
 
 from indexer import backup, queue_jobs
 from indexer.errors import StoreBroken, StoreNotEmpty
 from indexer.queue import JobsSchema, Queue, Range
-from indexer.queue_rescan import QueueWork
+from indexer.queue_rescan import TRIES, QueueWork
 from indexer.store import Store
 from indexer.tombstones import joined
 
@@ -219,7 +221,13 @@ def test_no_backup_has_what_is_queued(queue: Queue, store: Store, tmp_path: Path
 # --- a worker's job ---------------------------------------------------------------------
 
 
-def run(queue: Queue, numbers: Range, stop: Any = lambda: False, workers: int = 2) -> tuple[bool, list[str]]:
+class Killed(BaseException):
+    """The end of a worker, as far as this process can have it."""
+
+
+def run(
+    queue: Queue, numbers: Range, stop: Any = lambda: False, workers: int = 2, again: bool = False
+) -> tuple[bool, list[str]]:
     """Do a job whose items are their own names; returns whether it was all, and what was asked."""
     asked: list[str] = []
 
@@ -227,9 +235,11 @@ def run(queue: Queue, numbers: Range, stop: Any = lambda: False, workers: int = 
         asked.append(item.name)
         if item.name == "broken":
             raise StoreBroken
+        if item.name == "deadly":
+            raise Killed
         return {"verdict": item.name}
 
-    return QueueWork(queue, lambda banks: check, workers)("r_1", numbers, stop), asked
+    return QueueWork(queue, lambda banks: each(check), workers)("r_1", numbers, stop, again), asked
 
 
 def named(queue: Queue, *names: str) -> None:
@@ -257,9 +267,42 @@ def test_an_item_that_nobody_can_read_is_a_result_and_a_broken_store_is_none(que
     with store.work() as connection:
         connection.execute(text("UPDATE queued_item SET request = 'no JSON' WHERE number = 0"))
     assert run(queue, (0, 2)) == (True, ["b"])
-    assert "internal_error" in queue.results("r_1", 0, 2)[0]
+    assert "invalid_manifest" in queue.results("r_1", 0, 2)[0]
     queue.end("r_1")
     named(queue, "a", "broken", "c")
     with pytest.raises(StoreBroken):
         run(queue, (0, 3), workers=1)
     assert (1, '{"name": "broken", "path": null, "hashes": []}') in queue.items("r_1", (0, 3))
+
+
+def test_an_item_that_kills_its_worker_each_time_is_given_up_and_the_others_are_not(queue: Queue) -> None:
+    names = ["a", "b", "deadly", "c", "d"]
+    named(queue, *names)
+    with pytest.raises(Killed):
+        run(queue, (0, 5), workers=1)
+    for tries in range(1, TRIES + 1):
+        with pytest.raises(Killed):
+            run(queue, (0, 5), again=True)
+        left = dict(queue.items("r_1", (0, 5)))
+        assert sorted(left) == [2, 3, 4], "what is done is written at once: nobody's end is laid at its door"
+        assert f'"tries": {tries}' in left[2]
+        assert "tries" not in left[3] + left[4]
+    assert run(queue, (0, 5), again=True) == (True, ["c", "d"])
+    found = [json.loads(text) for text in queue.results("r_1", 0, 9)]
+    assert [result["verdict"] for result in found] == ["a", "b", "unhashable", "c", "d"]
+    assert found[2]["reason"] == "worker_lost"
+
+
+def test_what_nobody_can_read_kills_nobody(queue: Queue, store: Store) -> None:
+    named(queue, "a", "b")
+    with store.work() as connection:
+        connection.execute(text("UPDATE queued_item SET request = 'no JSON' WHERE number = 0"))
+    assert run(queue, (0, 2), again=True) == (True, ["b"])
+    assert "invalid_manifest" in queue.results("r_1", 0, 2)[0]
+
+
+def test_a_job_begun_anew_that_is_told_to_stop(queue: Queue) -> None:
+    named(queue, *"abcdef")
+    calls = iter(range(100))
+    assert run(queue, (0, 6), lambda: next(calls) >= 3, again=True) == (False, ["a", "b", "c"])
+    assert run(queue, (0, 6), again=True) == (True, ["d", "e", "f"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from postgres import Postgres, name_of, running
 from serving import COMMAND, environment, staydown, wait_until
-from shelf import codes, flipped, opened, still
+from shelf import codes, each, flipped, opened, still
 
 from benchmarks import corpus
 from hashing.signals import SignalType, View
@@ -24,11 +24,12 @@ from indexer.enroll import ReadyHash
 from indexer.errors import InvalidManifest
 from indexer.exchange.manifest import Item
 from indexer.queue import Queue
-from indexer.queue_rescan import QueueWork, packed, rescan_queued, ticket_path, unpacked
+from indexer.queue_rescan import TRIES, QueueWork, packed, rescan_queued, ticket_path, unpacked
 from indexer.rescan import rescan
 from indexer.store import Store
 
 LOST_S = "2"
+COUNT = 12_000  # hashes of a list that takes workers some seconds
 TABLES = ("queued_rescan", "queued_item", "queued_result", "procrastinate_jobs")
 
 
@@ -48,10 +49,11 @@ class Site:
     def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
         return staydown(self.folder / "home", *arguments, timeout_s=200, **self.settings)
 
-    def start(self, name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *arguments: str | Path, **settings: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
+            given = environment(self.folder / name, **(self.settings | settings))
             made = subprocess.Popen(
-                [COMMAND, *arguments], env=environment(self.folder / name, **self.settings), stdin=subprocess.DEVNULL,
+                [COMMAND, *arguments], env=given, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.started.append(made)
@@ -120,7 +122,7 @@ def lines_in(out: Path) -> int:
 
 def test_workers_and_submitter_are_killed_and_the_results_are_those_of_one_machine(site: Site) -> None:
     filled(site)
-    manifest, out, local = listed(site, 2500), site.folder / "out.jsonl", site.folder / "local.jsonl"
+    manifest, out, local = listed(site, COUNT), site.folder / "out.jsonl", site.folder / "local.jsonl"
     submitter = site.start("submitter", "rescan", manifest, "--out", out, "--queue", "--json")
     wait_until(lambda: ticket_path(out).exists(), what=site.log("submitter"))
     workers = [site.worker("one"), site.worker("two")]
@@ -135,24 +137,24 @@ def test_workers_and_submitter_are_killed_and_the_results_are_those_of_one_machi
     assert site.command("rescan", manifest, "--out", out, "--resume").returncode == 2, "not beside the workers"
     done = site.command("rescan", manifest, "--out", out, "--queue", "--resume", "--json")
     assert done.returncode == 1, done.stderr
-    assert before < 2504
+    assert before < COUNT + 4
     assert site.command("rescan", manifest, "--out", local, "--json").returncode == 1
     found, wanted = results(out), results(local)
-    assert len(found) == 2504
+    assert len(found) == COUNT + 4
     assert sorted(map(str, found)) == sorted(map(str, wanted))
     assert [name for name, _ in found[:4]] == ["good.jpg", "bad.jpg", "missing.jpg", "good.jpg"]
-    assert [name for name, _ in found[4:]] == [f"#{n}" for n in range(5, 2505)], "in the order of the list"
+    assert [name for name, _ in found[4:]] == [f"#{n}" for n in range(5, COUNT + 5)], "in the order of the list"
     assert [line["reason"] for _, line in found[1:3]] == ["unsupported_media", "unreadable_file"]
     assert "job taken back" in site.log("two")
     wait_until(site.nothing_left)
     assert not ticket_path(out).exists()
-    assert json.loads(done.stdout)["inputs"] == 2504
+    assert json.loads(done.stdout)["inputs"] == COUNT + 4
 
 
 @pytest.mark.soak
 def test_a_worker_that_is_taken_for_dead_and_is_not_changes_nothing(site: Site) -> None:
     filled(site)
-    manifest, out, local = listed(site, 1500), site.folder / "out.jsonl", site.folder / "local.jsonl"
+    manifest, out, local = listed(site, COUNT), site.folder / "out.jsonl", site.folder / "local.jsonl"
     slow = site.worker("slow")
     submitter = site.start("submitter", "rescan", manifest, "--out", out, "--queue")
     wait_until(lambda: lines_in(out) > 100)
@@ -196,7 +198,7 @@ def test_a_database_that_restarts_costs_no_line(site: Site, tmp_path_factory: py
         mine = Site(own, own.new_database(), tmp_path_factory.mktemp("own"))
         try:
             filled(mine)
-            manifest, out = listed(mine, 1500), mine.folder / "out.jsonl"
+            manifest, out = listed(mine, COUNT), mine.folder / "out.jsonl"
             submitter = mine.start("submitter", "rescan", manifest, "--out", out, "--queue")
             worker = mine.worker("one")
             wait_until(lambda: lines_in(out) > 200)
@@ -206,7 +208,7 @@ def test_a_database_that_restarts_costs_no_line(site: Site, tmp_path_factory: py
             own.start()
             done = mine.command("rescan", manifest, "--out", out, "--queue", "--resume", "--json")
             assert done.returncode == 1, done.stderr
-            assert len(results(out)) == 1504
+            assert len(results(out)) == COUNT + 4
             assert worker.poll() is None
             wait_until(mine.nothing_left)
         finally:
@@ -231,6 +233,38 @@ def test_the_logs_and_the_jobs_hold_no_hash(site: Site) -> None:
         assert not re.search("[0-9a-f]{32}", site.log(name)), site.log(name)
         assert "good.jpg" not in site.log(name)
     assert [line["reason"] for name, line in results(out) if name.startswith("http")] == ["link_refused"]
+
+
+@pytest.mark.soak
+def test_an_item_on_which_every_worker_hangs_gets_a_line(site: Site) -> None:
+    """A pipe that nobody writes to. Workers end by themselves, or are killed; whoever supervises them starts others."""
+    filled(site)
+    manifest, out = listed(site, 700), site.folder / "out.jsonl"
+    os.mkfifo(site.folder / "media" / "good-2.jpg")
+    with manifest.open("a") as file:
+        file.write('{"path": "good-2.jpg"}\n{"path": "good.jpg"}\n')
+    quick = {"check_timeout_s": "1", "fetch_timeout_s": "1"}
+    submitter = site.start("submitter", "rescan", manifest, "--out", out, "--queue")
+    for number in range(20):
+        if submitter.poll() is not None:
+            break
+        worker = site.start(f"w{number}", "worker", "--concurrency", "1", **quick)
+        if number == 1:
+            wait_until(lambda: site.count("queued_item", "request LIKE '%tries%'") == 1)
+            time.sleep(0.5)
+            os.killpg(worker.pid, signal.SIGKILL)
+        wait_until(lambda: worker.poll() is not None or submitter.poll() is not None)  # noqa: B023
+        assert worker.poll() in {None, 2, -signal.SIGKILL}, site.log(f"w{number}")
+    assert submitter.wait(60) == 1, site.log("submitter")
+    assert number == 2 + TRIES, "one worker with many in hand, then one a try, and the one that gives up"
+    assert "an item hangs" in site.log("w0")
+    found = dict(results(out))
+    assert len(results(out)) == 706
+    assert (found["good-2.jpg"]["verdict"], found["good-2.jpg"]["reason"]) == ("unhashable", "worker_lost")
+    assert found["good.jpg"]["verdict"] == "no_match"
+    assert [line["reason"] for name, line in results(out) if line["verdict"] == "unhashable"] == [
+        "unsupported_media", "unreadable_file", "worker_lost"
+    ]  # fmt: skip
 
 
 # --- wrong usage ------------------------------------------------------------------------
@@ -304,7 +338,7 @@ class Failing(Queue):
     def work_all(self) -> None:
         """Do all there is to do, as a worker would."""
         for (rescan_id,) in {(row[0],) for row in rescans(self)}:
-            QueueWork(self, lambda _: judge, 2)(rescan_id, (0, 10**6), lambda: False)
+            QueueWork(self, lambda _: each(judge), 2)(rescan_id, (0, 10**6), lambda: False)
 
 
 def rescans(queue: Queue) -> list[Any]:
@@ -354,7 +388,7 @@ def test_a_result_goes_from_the_store_when_its_line_is_in_the_file(site: Site, q
 
 def test_a_file_that_was_begun_here_is_gone_on_with_by_workers(site: Site, queue: Queue) -> None:
     out = site.folder / "out"
-    rescan([LISTED[3], LISTED[1]], judge, out, resume=False, workers=1)
+    rescan([LISTED[3], LISTED[1]], each(judge), out, resume=False, workers=1)
     alive = Failing(queue, 1000)
     rescan_queued(LISTED, alive, queue_jobs.defer, out, banks=None, resume=True)
     assert sorted(name for name, _ in results(out)) == sorted(item.name for item in LISTED)
@@ -392,7 +426,7 @@ def test_one_rescan_at_a_time_writes_a_file(site: Site, queue: Queue) -> None:
     class Second(Failing):
         def results(self, *given: Any) -> list[str]:
             with pytest.raises(InvalidManifest, match="another rescan"):
-                rescan(LISTED, judge, out, resume=True, workers=1)
+                rescan(LISTED, each(judge), out, resume=True, workers=1)
             return super().results(*given)
 
     rescan_queued(LISTED, Second(queue, 1000), queue_jobs.defer, out, banks=None, resume=False)

@@ -154,10 +154,12 @@ def test_exact_hashes_are_found_by_type_and_bank(shelf: Shelf) -> None:
     pks = [shelf.content(done).content_pk for done in (one, two)]
     banks = [bank.bank_pk for bank in shelf.record.banks()]
     find = shelf.record.find_exact
-    assert find([(SHA, b"a" * 32)], banks) == {pks[0]: SHA}
-    assert find([(MD5, b"b" * 16)], banks) == {pks[0]: MD5, pks[1]: MD5}
-    assert find([(MD5, b"b" * 16)], banks[1:]) == {pks[1]: MD5}
-    assert find([(SHA, b"a" * 32), (MD5, b"b" * 16)], banks) == {pks[0]: SHA, pks[1]: MD5}
+    assert find([(SHA, b"a" * 32)], banks) == {(SHA, b"a" * 32): pks[:1]}
+    assert find([(MD5, b"b" * 16)], banks) == {(MD5, b"b" * 16): pks}
+    assert find([(MD5, b"b" * 16)], banks[1:]) == {(MD5, b"b" * 16): pks[1:]}
+    assert find([(SHA, b"a" * 32), (MD5, b"b" * 16)], banks) == {
+        (SHA, b"a" * 32): pks[:1], (MD5, b"b" * 16): pks,
+    }  # fmt: skip
     assert find([(SHA, b"b" * 16), (SHA, b"c" * 32)], banks) == {}
     assert find([(SHA, b"a" * 32)], []) == {}
     assert find([], banks) == {}

@@ -3,16 +3,19 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shelf import Shelf, ended, run
+from shelf import Shelf, each, ended, run
 
 from hashing.errors import CorruptMedia, Reason, UnhashableMedia, UnsupportedMedia
 from hashing.hasher import Plan, hash_media
+from hashing.signals import SignalType
+from indexer.enroll import ReadyHash
 from indexer.errors import IndexNotReady, InvalidManifest, StoreBroken
 from indexer.exchange.manifest import Item
 from indexer.rescan import guarded, rescan
@@ -42,7 +45,7 @@ LISTED = [f"{verdict}-{number}" for number in range(30) for verdict in ("match",
 def test_every_input_has_a_line(tmp_path: Path, workers: int) -> None:
     told: list[int] = []
     out = tmp_path / "out.jsonl"
-    tally = rescan(items(*LISTED), judge, out, resume=False, workers=workers, progress=told.append)
+    tally = rescan(items(*LISTED), each(judge), out, resume=False, workers=workers, progress=told.append)
     assert sorted(line["input"] for line in lines(out)) == sorted(LISTED)
     assert all(line["verdict"] == line["input"].partition("-")[0] for line in lines(out))
     assert tally.counts == {"match": 30, "no_match": 30}
@@ -52,9 +55,9 @@ def test_every_input_has_a_line(tmp_path: Path, workers: int) -> None:
 
 def test_nothing_to_do_is_an_empty_file(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert not rescan([], judge, out, resume=False, workers=2).counts
+    assert not rescan([], each(judge), out, resume=False, workers=2).counts
     assert out.read_bytes() == b""
-    assert not rescan([], judge, out, resume=False, workers=2).counts, "an empty file is nobody's work"
+    assert not rescan([], each(judge), out, resume=False, workers=2).counts, "an empty file is nobody's work"
 
 
 # --- what goes wrong with one input -----------------------------------------------------
@@ -74,7 +77,7 @@ def test_what_is_raised_is_that_input_s_result(tmp_path: Path, error: Exception,
         return NO_MATCH
 
     out = tmp_path / "out.jsonl"
-    tally = rescan(items("a", "bad", "b"), check, out, resume=False, workers=1)
+    tally = rescan(items("a", "bad", "b"), each(check), out, resume=False, workers=1)
     assert tally.counts == {"no_match": 2, "unhashable": 1}
     bad = next(line for line in lines(out) if line["input"] == "bad")
     assert bad == {"input": "bad", "verdict": "unhashable", "reason": word, "matches": []}
@@ -91,11 +94,11 @@ def test_a_broken_store_ends_the_batch_which_can_be_gone_on_with(tmp_path: Path)
         return NO_MATCH
 
     with pytest.raises(StoreBroken):
-        rescan(items(*LISTED), check, out, resume=False, workers=2)
+        rescan(items(*LISTED), each(check), out, resume=False, workers=2)
     broken[0] = False
     before = lines(out)
     assert 0 < len(before) < len(LISTED)
-    tally = rescan(items(*LISTED), check, out, resume=True, workers=2)
+    tally = rescan(items(*LISTED), each(check), out, resume=True, workers=2)
     assert tally.counts == {"no_match": 60}
     assert lines(out)[: len(before)] == before
     assert sorted(line["input"] for line in lines(out)) == sorted(LISTED)
@@ -117,7 +120,7 @@ def test_real_files_of_every_kind(tmp_path: Path, shelf: Shelf, short_clip: byte
         return {"verdict": answer.verdict.value, "reason": answer.reason}
 
     out = tmp_path / "out.jsonl"
-    rescan([Item(name, media / name) for name in names], check, out, resume=False, workers=2)
+    rescan([Item(name, media / name) for name in names], each(check), out, resume=False, workers=2)
     found = {line["input"]: (line["verdict"], line["reason"]) for line in lines(out)}
     assert set(found) == set(names)
     assert found["clip"] == ("no_match", None)
@@ -131,10 +134,44 @@ def test_real_files_of_every_kind(tmp_path: Path, shelf: Shelf, short_clip: byte
 def test_a_name_that_is_no_text_comes_back(tmp_path: Path) -> None:
     name = b"caf\xe9\n\xff".decode(errors="surrogateescape")
     out = tmp_path / "out.jsonl"
-    rescan(items(name), guarded(judge), out, resume=False, workers=1)
+    rescan(items(name), guarded(each(judge)), out, resume=False, workers=1)
     assert lines(out)[0]["input"] == name
-    assert rescan(items(name), judge, out, resume=True, workers=1).counts.total() == 1
+    assert rescan(items(name), each(judge), out, resume=True, workers=1).counts.total() == 1
     assert len(lines(out)) == 1
+
+
+# --- many at a time ---------------------------------------------------------------------
+
+
+def listed(*sizes: int) -> list[Item]:
+    """Inputs with so many hashes each; none if it is media."""
+    code = ReadyHash(SignalType.PDQ, "0" * 64)
+    return [Item(f"{n}", None if size else Path("x"), (code,) * size) for n, size in enumerate(sizes)]
+
+
+def test_hashes_are_checked_together_and_media_alone(tmp_path: Path) -> None:
+    given = listed(*[1] * 200, 40, 0, 0, *[1] * 30, 900, 1, *[100] * 5)
+    groups: list[list[str]] = []
+
+    def check(items: Sequence[Item]) -> list[dict[str, Any]]:
+        groups.append([item.name for item in items])
+        return [NO_MATCH | {"said": item.name} for item in items]
+
+    rescan(given, check, tmp_path / "out", resume=False, workers=1)
+    assert [len(group) for group in groups] == [201, 1, 1, 30, 1, 3, 2, 1]
+    assert [name for group in groups for name in group] == [item.name for item in given]
+    assert all(line["input"] == line["said"] for line in lines(tmp_path / "out"))
+
+
+def test_one_of_many_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    def check(items: Sequence[Item]) -> list[dict[str, Any]]:
+        if any(item.name == "7" for item in items):
+            raise RuntimeError
+        return [NO_MATCH for _ in items]
+
+    rescan(listed(*[1] * 60), check, tmp_path / "out", resume=False, workers=2)
+    found = {line["input"]: line["reason"] for line in lines(tmp_path / "out")}
+    assert found == {str(n): "internal_error" if n == 7 else None for n in range(60)}
 
 
 # --- going on ---------------------------------------------------------------------------
@@ -143,7 +180,7 @@ def test_a_name_that_is_no_text_comes_back(tmp_path: Path) -> None:
 def test_a_file_cut_at_any_byte_is_gone_on_with(tmp_path: Path) -> None:
     listed = ["match-1", "no_match-2", "match-ü\u2028", "unhashable-4", "match-1"]
     whole = tmp_path / "whole.jsonl"
-    rescan(items(*listed), judge, whole, resume=False, workers=1)
+    rescan(items(*listed), each(judge), whole, resume=False, workers=1)
     data, out = whole.read_bytes(), tmp_path / "out.jsonl"
     for size in range(len(data) + 1):
         out.write_bytes(data[:size])
@@ -153,7 +190,7 @@ def test_a_file_cut_at_any_byte_is_gone_on_with(tmp_path: Path) -> None:
             asked.append(item.name)
             return judge(item)
 
-        tally = rescan(items(*listed), check, out, resume=True, workers=1)
+        tally = rescan(items(*listed), each(check), out, resume=True, workers=1)
         kept = data[:size].count(b"\n")
         assert len(asked) == len(listed) - kept
         assert Counter(line["input"] for line in lines(out)) == Counter(listed)
@@ -167,19 +204,19 @@ def test_a_torn_end_of_another_length_is_cut_off(tmp_path: Path) -> None:
     line = json.dumps({"input": "a"} | NO_MATCH).encode() + b"\n"
     for torn in (b"{", bytes(100_000), b'{"input": "b"' + b" " * 3_000_000, "ü".encode()[:1]):
         out.write_bytes(line + torn)
-        rescan(items("a", "b"), lambda item: NO_MATCH, out, resume=True, workers=1)
+        rescan(items("a", "b"), each(lambda item: NO_MATCH), out, resume=True, workers=1)
         assert [one["input"] for one in lines(out)] == ["a", "b"]
 
 
 def test_resuming_what_is_whole_or_absent(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert rescan(items("match-1"), judge, out, resume=True, workers=1).counts == {"match": 1}
+    assert rescan(items("match-1"), each(judge), out, resume=True, workers=1).counts == {"match": 1}
     data = out.read_bytes()
 
     def never(item: Item) -> dict[str, Any]:
         raise AssertionError(item)
 
-    assert rescan(items("match-1"), never, out, resume=True, workers=1).counts == {"match": 1}
+    assert rescan(items("match-1"), each(never), out, resume=True, workers=1).counts == {"match": 1}
     assert out.read_bytes() == data
 
 
@@ -188,20 +225,20 @@ def test_order_and_repeats_do_not_matter(
     tmp_path_factory: pytest.TempPathFactory, listed: list[str], done: int, chance: random.Random
 ) -> None:
     out = tmp_path_factory.mktemp("rescan") / "out.jsonl"
-    rescan(items(*listed[:done]), judge, out, resume=False, workers=2)
+    rescan(items(*listed[:done]), each(judge), out, resume=False, workers=2)
     shuffled = list(listed)
     chance.shuffle(shuffled)
-    rescan(items(*shuffled), judge, out, resume=True, workers=2)
+    rescan(items(*shuffled), each(judge), out, resume=True, workers=2)
     assert Counter(line["input"] for line in lines(out)) == Counter(listed)
 
 
 @pytest.mark.parametrize("other", [[], ["a"], ["a", "c"], ["a", "b"], ["A", "B", "B"]])
 def test_the_results_of_another_list_are_refused(tmp_path: Path, other: list[str]) -> None:
     out = tmp_path / "out.jsonl"
-    rescan(items("a", "b", "b"), judge, out, resume=False, workers=1)
+    rescan(items("a", "b", "b"), each(judge), out, resume=False, workers=1)
     data = out.read_bytes()
     with pytest.raises(InvalidManifest, match="other inputs"):
-        rescan(items(*other), judge, out, resume=True, workers=1)
+        rescan(items(*other), each(judge), out, resume=True, workers=1)
     assert out.read_bytes() == data
 
 
@@ -209,7 +246,7 @@ def test_an_existing_file_is_never_written_over(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("precious")
     with pytest.raises(InvalidManifest, match="--resume"):
-        rescan(items("a"), judge, out, resume=False, workers=1)
+        rescan(items("a"), each(judge), out, resume=False, workers=1)
     assert out.read_text() == "precious"
 
 
@@ -218,14 +255,14 @@ def test_a_file_that_is_no_output_is_refused(tmp_path: Path, line: str) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(line.encode("latin-1") + b"torn")
     with pytest.raises(InvalidManifest, match="line 1"):
-        rescan(items("a"), judge, out, resume=True, workers=1)
+        rescan(items("a"), each(judge), out, resume=True, workers=1)
     assert out.read_bytes() == line.encode("latin-1") + b"torn"
 
 
 def test_a_place_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
     for out in (tmp_path, tmp_path / "absent" / "out.jsonl"):
         with pytest.raises(InvalidManifest):
-            rescan(items("a"), judge, out, resume=True, workers=1)
+            rescan(items("a"), each(judge), out, resume=True, workers=1)
 
 
 KILLED = """
@@ -242,7 +279,9 @@ def check(item):
     return {"verdict": "no_match", "reason": None, "matches": [], "padding": "x" * 3000}
 
 def work():
-    rescan(listed, check, Path(sys.argv[1]), resume=True, workers=4, progress=lambda n: print(n, flush=True))
+    out = Path(sys.argv[1])
+    rescan(listed, lambda items: list(map(check, items)), out, resume=True, workers=4,
+           progress=lambda n: print(n, flush=True))
 
 for wanted in (30, 40):
     child = fork(work)
