@@ -96,14 +96,6 @@ def _opened(path: Path) -> Iterator[Store]:
         store.close()
 
 
-@contextmanager
-def _snapshot(store: Store) -> Iterator[Connection]:
-    """Give a connection that sees one state of the record, whatever others write meanwhile."""
-    level = {"isolation_level": "REPEATABLE READ"} if is_server(store.engine) else {}
-    with store.stream() as plain:
-        yield plain.execution_options(**level)
-
-
 def _raw(column: Column[Any]) -> ColumnElement[Any]:
     """Return a column as the driver has it: every driver takes what the other gives, but JSON, which goes as text."""
     return cast(column, Text) if isinstance(column.type, JSON) else type_coerce(column, NullType)
@@ -170,7 +162,7 @@ def write(store: Store, path: Path, *, over: bool = False) -> Seal:
     if path.exists() and not over:
         raise BackupExists(f"{path.name} is there already")
     with _told(), _scratch(path) as part:
-        with _opened(part) as copy, _snapshot(store) as source:
+        with _opened(part) as copy, store.moment() as source:
             with copy.engine.begin() as target:
                 _copy(source, target)
             _one_file(copy)
@@ -225,7 +217,7 @@ def restore(path: Path, store: Store, known: Known) -> Seal:
     """
     seal = verified(path)
     beside = Path(str(store.engine.url.database)) if not is_server(store.engine) else path
-    with _told(), _unsealed(path, seal, beside) as old, _snapshot(old) as source, store.engine.begin() as target:
+    with _told(), _unsealed(path, seal, beside) as old, old.moment() as source, store.engine.begin() as target:
         Withdrawals(old).replay(known.content_ids, known.banks)
         if not _empty(target):
             raise StoreNotEmpty

@@ -63,6 +63,11 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | listed
 
 
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as the audit log tells them: without the words of a description."""
+    return {name: value for name, value in settings.items() if name != "description"}
+
+
 def _check_scope(connection: Connection, settings: dict[str, Any]) -> None:
     """Refuse banks to suppress that there are not: a mistyped name would suppress nothing. InvalidBank."""
     names = settings.get("suppresses")
@@ -136,7 +141,7 @@ class Banks:
             with self.store.change(actor) as change:
                 _check_scope(change.connection, values)
                 change.connection.execute(insert(bank).values(name=name, created_at=now(), **values))
-                change.log("bank.create", name)
+                change.log("bank.create", name, **_told(values))
         except IntegrityError as error:
             raise BankExists from error
         return self.bank(name)
@@ -152,7 +157,7 @@ class Banks:
                 self.bank_within(change, name)
                 _check_scope(change.connection, settings)
                 change.connection.execute(update(bank).where(bank.c.name == name).values(**settings))
-                change.log("bank.set", name, fields=sorted(settings))
+                change.log("bank.set", name, fields=sorted(settings), **_told(settings))
         return self.bank(name)
 
     def delete_bank(self, name: str, *, actor: str) -> None:

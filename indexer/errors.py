@@ -13,6 +13,8 @@ StaydownError (hashing.errors)
     ├── BackupExists         backup_exists
     ├── StoreNotEmpty        store_not_empty
     ├── WithdrawalsUnknown   withdrawals_unknown
+    ├── NotSigned            not_signed
+    ├── KeyFileBroken        key_file_broken
     ├── IndexNotReady        index_not_ready
     ├── SearchUnavailable    search_unavailable
     ├── TooManyHits          too_many_hits
@@ -92,6 +94,18 @@ class WithdrawalsUnknown(IndexerError):
     """What was withdrawn since is not known: the list is not there, or damaged. See --withdrawals."""
 
     code = "withdrawals_unknown"
+
+
+class NotSigned(IndexerError):
+    """This is not as it was signed."""
+
+    code = "not_signed"
+
+
+class KeyFileBroken(IndexerError):
+    """A file of keys cannot be read or written, or holds no key."""
+
+    code = "key_file_broken"
 
 
 class IndexNotReady(IndexerError):

@@ -1,19 +1,17 @@
-"""The record's other books: API keys, the audit log, answers kept for idempotent requests."""
+"""The record's other books: API keys, answers kept for idempotent requests; `audit` has the audit log."""
 
 import hashlib
 import hmac
-import json
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, Text, cast, func, insert, select, type_coerce, update
-from sqlalchemy.types import NullType
+from sqlalchemy import Select, func, insert, select, update
 
+from indexer.audit import AuditLog
 from indexer.errors import UnknownContent
-from indexer.store import Change, Store, entry_digest, now
-from indexer.tables import api_key, audit, idempotency
+from indexer.store import Change, now
+from indexer.tables import api_key, idempotency
 
 _PREFIX = "sd"
 
@@ -35,19 +33,6 @@ class Key:
     revoked_at: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the audit log."""
-
-    seq: int
-    at: str
-    actor: str
-    action: str
-    target: str
-    detail: dict[str, Any]
-    revision: int
-
-
 def _kept(key_id: str, idempotency_key: str) -> Select[Any]:
     mine = (idempotency.c.key_id == key_id, idempotency.c.idempotency_key == idempotency_key)
     return select(idempotency).where(*mine)
@@ -56,15 +41,6 @@ def _kept(key_id: str, idempotency_key: str) -> Select[Any]:
 def _digest(key: str) -> bytes:
     """Hash a key. It holds 256 random bits, so a fast hash gives nothing away."""
     return hashlib.sha256(key.encode()).digest()
-
-
-def _detail(text: str) -> dict[str, Any]:
-    """Read an entry's detail; what is no JSON any more was tampered with, and breaks the chain."""
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError:
-        return {"unreadable": text}
-    return found
 
 
 def _new_key(change: Change, role: str, name: str) -> tuple[Key, str]:
@@ -76,11 +52,8 @@ def _new_key(change: Change, role: str, name: str) -> tuple[Key, str]:
     return Key(revoked_at=None, **made), text
 
 
-class Ledger:
+class Ledger(AuditLog):
     """Keys, audit and idempotency in one store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
 
     # Keys
 
@@ -123,29 +96,6 @@ class Ledger:
             if not change.connection.execute(revoked).rowcount:
                 raise UnknownKey
             change.log("key.revoke", key_id)
-
-    # Audit
-
-    def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        """Yield the audit log in order, each entry with its link."""
-        fields = [column for column in audit.c if column.name not in {"detail", "digest"}]
-        raw = cast(audit.c.detail, Text).label("detail"), type_coerce(audit.c.digest, NullType).label("digest")
-        with self._store.read() as connection:
-            for row in connection.execute(select(*fields, *raw).order_by(audit.c.seq)):
-                entry = Entry(row.seq, row.at, row.actor, row.action, row.target, _detail(row.detail), row.revision)
-                yield entry, row.digest
-
-    def verify(self) -> tuple[int, int | None]:
-        """Check the chain; returns the number of entries, and the first broken or missing one or None."""
-        head, link, count = self._store.audit_digest(), b"", 0
-        for entry, digest in self.entries():
-            fields = {"at": entry.at, "actor": entry.actor, "action": entry.action, "target": entry.target,
-                      "detail": entry.detail, "revision": entry.revision}  # fmt: skip
-            count += 1
-            if entry.seq != count or entry_digest(link, fields) != digest:
-                return count, entry.seq
-            link = digest
-        return count, None if link == head else count + 1
 
     # Idempotency
 

@@ -185,6 +185,13 @@ class Store:
         with self._readable(self.engine) as connection:
             yield connection
 
+    @contextmanager
+    def moment(self) -> Iterator[Connection]:
+        """Give a connection that sees one state of the record, whatever others write meanwhile."""
+        level = {"isolation_level": "REPEATABLE READ"} if is_server(self.engine) else {}
+        with self.stream() as plain:
+            yield plain.execution_options(**level)
+
     @staticmethod
     @contextmanager
     def _readable(engine: Engine) -> Iterator[Connection]:

@@ -17,6 +17,7 @@ from indexer.ledger import Key
 from indexer.matcher import Answer
 from indexer.record import Content
 from service import answers, held, schemas
+from service.audits import is_noted, note_evidence
 from service.auth import Permission, allows, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
@@ -81,7 +82,9 @@ async def media_of(request: Request, upload: Upload) -> bytes:
     return body
 
 
-def _verdict(request: Request, answer: Answer, key: Key) -> schemas.VerdictOut:
+async def _verdict(request: Request, answer: Answer, key: Key) -> schemas.VerdictOut:
+    if is_noted(key, answer):
+        await in_thread(request, note_evidence, engine_of(request), key, answer)
     request.state.verdict, request.state.reason = answer.verdict.value, answer.reason
     evidence = allows(key, Permission.EVIDENCE)
     return answers.verdict_out(answer, request.state.request_id, evidence=evidence)
@@ -101,7 +104,7 @@ async def check(
     async with request.app.state.gate():
         data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
         answer = await in_thread(request, engine.check_media, data, bank, consent.keeping(bank), media=True)
-    return _verdict(request, answer, key)
+    return await _verdict(request, answer, key)
 
 
 @router.post("/check/hashes", openapi_extra=body_of(schemas.SignalsIn), tags=["check"])
@@ -117,7 +120,7 @@ async def check_hashes(
     asked = await read_model(request, schemas.SignalsIn)
     hashes = schemas.ready_hashes(asked.signals)
     judged = in_thread(request, engine_of(request).check_hashes, hashes, bank, consent.keeping(bank))
-    return _verdict(request, await judged, key)
+    return await _verdict(request, await judged, key)
 
 
 @router.post("/hash", openapi_extra=body_of(schemas.LinkIn, media=True), tags=["hash"],

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
 from indexer.errors import IndexerError, IndexNotReady, SearchUnavailable, StoreBroken
-from service import api, problems, rescans, retro, schemas
+from service import api, audits, problems, rescans, retro, schemas
 from service.auth import Permission, requires
 from service.drain import Drain
 from service.engine import Engine
@@ -181,6 +181,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api.router)
     app.include_router(rescans.router)
     app.include_router(retro.router)
+    app.include_router(audits.router)
     _own_routes(app)
     app.add_middleware(Observed, metrics=app.state.metrics, drain=app.state.drain)
     return app

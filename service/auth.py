@@ -40,6 +40,7 @@ class Permission(StrEnum):
     MANAGE = "manage"  # banks
     EVIDENCE = "evidence"  # distances and exact probabilities
     RETRO = "retro"  # what was found of earlier checks
+    AUDIT = "audit"  # the audit log
     METRICS = "metrics"
     DOCS = "docs"
 
@@ -51,7 +52,7 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.LOOKUP: frozenset(_MEDIA | {_P.LOOKUP, _P.HASH, _P.EVIDENCE}),
     Role.ENROLL: frozenset(_MEDIA | {_P.HASH, _P.READ, _P.ENROLL, _P.WITHDRAW, _P.EVIDENCE}),
     Role.REVIEW: frozenset(_MEDIA | {_P.LOOKUP, _P.READ, _P.WITHDRAW, _P.EVIDENCE, _P.RETRO}),
-    Role.AUDIT: frozenset({_P.READ, _P.METRICS, _P.DOCS}),
+    Role.AUDIT: frozenset({_P.READ, _P.AUDIT, _P.METRICS, _P.DOCS}),
     Role.ADMIN: frozenset(Permission),
 }
 

@@ -28,7 +28,7 @@ from indexer.enroll import Enrolled
 from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
 from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from service import answers, cli_banks, cli_queue, cli_store, output, schemas
+from service import answers, cli_audit, cli_banks, cli_queue, cli_store, output, schemas
 from service.app import create_app
 from service.auth import Role
 from service.drain import DrainingServer
@@ -41,6 +41,7 @@ from service.settings import read_settings
 app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimate deepfakes down.",
                   pretty_exceptions_enable=False)  # fmt: skip
 cli_banks.install(app)
+cli_audit.install(app)
 cli_store.install(app)
 cli_queue.install(app)
 

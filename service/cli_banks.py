@@ -1,4 +1,4 @@
-"""The commands that look after a store: bank, key, import, export, audit, doctor."""
+"""The commands that look after a store: bank, key, import, export, doctor."""
 
 import os
 import sys
@@ -34,7 +34,6 @@ HoldFound = Annotated[bool, typer.Option("--hold", help="keep what is found out 
 
 banks = typer.Typer(no_args_is_help=True, help="Banks of known content.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP service.")
-audits = typer.Typer(no_args_is_help=True, help="The audit log.")
 
 
 @contextmanager
@@ -224,15 +223,6 @@ def export_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="cs
     _show([{"hashes": count}], as_json)
 
 
-@audits.command("verify")
-def verify_audit(as_json: AsJson = False) -> None:
-    """Check the chain of the audit log; names the first broken entry."""
-    with _engine() as engine:
-        count, broken = engine.ledger.verify()
-    _show([{"entries": count, "ok": broken is None, "first_broken": broken}], as_json)
-    raise typer.Exit(0 if broken is None else 2)
-
-
 def doctor(fix: Annotated[bool, typer.Option("--repair", help="make anew what can be, and look again")] = False,
            as_json: AsJson = False) -> None:  # fmt: skip
     """Hold record, index, snapshots and lists against each other; change nothing unless asked to."""
@@ -260,7 +250,6 @@ def install(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(banks, name="bank")
     app.add_typer(keys, name="key")
-    app.add_typer(audits, name="audit")
     app.command("release")(release)
     app.command("hold")(hold_again)
     app.command("import")(import_hashes)

@@ -31,6 +31,7 @@ from indexer.matcher import Answer, Matcher, Query
 from indexer.policy import MIN_QUALITY
 from indexer.record import Content, Record
 from indexer.remote import Remote
+from indexer.signing import Signer
 from indexer.store import Store
 from indexer.tombstones import Tombstones
 from indexer.watch import Watch
@@ -66,6 +67,7 @@ class Engine:
         self.tombstones = Tombstones(settings.withdrawals_path)
         self.withdrawals = Withdrawals(self.store)
         self.ledger = Ledger(self.store)
+        self.signer = Signer(settings.signing_key_path)
         self.jobs = Jobs(self.store)
         self.index = Index(MIN_QUALITY, remote=bool(settings.search_url))
         self._remote: Remote | None = None

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 
 from hashing.signals import Signal
+from indexer.ledger import Key
 from indexer.matcher import Answer
 from indexer.retro import MAX_REFERENCE, Find, Retro
 from indexer.retro_sweep import sweep
@@ -74,11 +75,15 @@ class Consent:
 Consented = Annotated[Consent, Depends()]
 
 
-@router.get("", dependencies=[requires(Permission.RETRO)])
-def found(request: Request, since: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0) -> RetroMatchesOut:
+@router.get("")
+def found(
+    request: Request, since: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0, key: Key = requires(Permission.RETRO)
+) -> RetroMatchesOut:
     """List what was found of earlier checks, in the order in which it was; `since` is the last number that is known."""
     engine: Engine = request.app.state.engine
     matches = [_out(find) for find in Retro(engine.store).finds(since, PAGE)]
+    if matches:
+        engine.ledger.log_read(key.key_id, "retro.read", "retro-matches", since=since, matches=len(matches))
     return RetroMatchesOut(matches=matches, cursor=matches[-1].number if matches else since)
 
 

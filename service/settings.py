@@ -63,6 +63,9 @@ class Settings(BaseModel):
     withdrawals_file: Path | None = Field(
         None, description="list of what was withdrawn, which no backup brings back; empty: inside home"
     )
+    signing_key_file: Path | None = Field(
+        None, description="Ed25519 key that signs heads of the audit log and exports; empty: inside home, made there"
+    )
     database_connections: int = Field(
         16, ge=2, le=1000, description="most connections to PostgreSQL, and one to listen"
     )
@@ -118,6 +121,11 @@ class Settings(BaseModel):
     def withdrawals_path(self) -> Path:
         """Where the list of what was withdrawn is kept."""
         return self.withdrawals_file or self.home / "withdrawals.jsonl"
+
+    @property
+    def signing_key_path(self) -> Path:
+        """Where the key that signs is kept."""
+        return self.signing_key_file or self.home / "signing.key"
 
     @property
     def worker_count(self) -> int:

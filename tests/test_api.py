@@ -67,6 +67,8 @@ ALLOWED = {
     "POST /v1/rescans": "check lookup enroll review admin",
     "GET /v1/rescans/{rescan_id}": "check lookup enroll review admin",
     "GET /v1/retro-matches": "review admin",
+    "GET /v1/audit": "audit admin",
+    "GET /v1/audit/head": "audit admin",
     "GET /metrics": "audit admin",
     "GET /openapi.json": "check lookup enroll review audit admin",
     "GET /docs": "check lookup enroll review audit admin",

@@ -67,6 +67,7 @@ def test_the_layers_hold() -> None:
         ("faiss", {"indexer/segments.py", "indexer/descriptors.py"}),
         ("pymilvus", {"indexer/milvus.py"}),
         ("grpc", {"indexer/milvus.py"}),
+        ("cryptography", {"indexer/signing.py", "indexer/seals.py"}),
         ("httpcore", {"service/fetch.py"}),
         ("procrastinate", {"indexer/queue_jobs.py"}),
         ("uvicorn", {"service/cli.py", "service/drain.py"}),
@@ -84,7 +85,7 @@ def test_a_library_has_one_owner(library: str, owners: set[str]) -> None:
 
 def test_sql_is_in_the_record_alone() -> None:
     record = ("engines", "store", "tables", "banks", "record", "contents", "hashes", "sketches", "companions", "holds")
-    beside = ("ledger", "jobs", "queue", "retro", "withdrawals", "backup", "erasure")
+    beside = ("ledger", "audit", "jobs", "queue", "retro", "withdrawals", "backup", "erasure")
     owners = {f"indexer/{name}.py" for name in (*record, *beside)}
     assert {name for name in users("sqlalchemy") if not name.startswith("indexer/migrations/")} <= owners
 
