@@ -22,6 +22,7 @@ from service.auth import Permission, allows, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
 from service.freshness import MinRevision, at_revision
+from service.lookups import MAX_HASHES, Lookup
 from service.retro import Consented
 from service.uploads import MAX_JSON_BYTES, URL_FIELD, Upload, read_upload
 
@@ -118,9 +119,12 @@ async def check_hashes(
     """Judge hashes that were made elsewhere, as one piece of media."""
     await at_revision(request, min_revision)
     asked = await read_model(request, schemas.SignalsIn)
-    hashes = schemas.ready_hashes(asked.signals)
-    judged = in_thread(request, engine_of(request).check_hashes, hashes, bank, consent.keeping(bank))
-    return await _verdict(request, await judged, key)
+    hashes, keep = schemas.ready_hashes(asked.signals), consent.keeping(bank)
+    if len(hashes) > MAX_HASHES:
+        answer = await in_thread(request, engine_of(request).check_hashes, hashes, bank, keep)
+    else:
+        answer = await request.app.state.lookups.ask(Lookup(hashes, tuple(bank) if bank else None, keep))
+    return await _verdict(request, answer, key)
 
 
 @router.post("/hash", openapi_extra=body_of(schemas.LinkIn, media=True), tags=["hash"],

@@ -19,6 +19,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.fetch import Fetcher
 from service.logs import log
+from service.lookups import Lookups
 from service.metrics import Metrics
 from service.middleware import Gate, Observed
 from service.problems import STATUS
@@ -68,6 +69,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.engine, app.state.fetcher = engine, Fetcher(settings)
     app.state.media_threads = CapacityLimiter(engine.pool.workers + 2)
     app.state.quick_threads = CapacityLimiter(16)
+    app.state.lookups = Lookups(engine.matcher)
     app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
     app.state.rescans.start()
     upkeep = Upkeep(engine)

@@ -111,7 +111,7 @@ def test_a_batch_takes_as_many_statements_as_one(full: Shelf) -> None:
     full.matcher.match(known[0].signal)  # takes in what is new
     assert counted(lambda: full.matcher.match(known[0].signal)) == counted(lambda: full.matcher.match_all(known)) <= 5
     unknown = still(codes(53, 1)[0])
-    assert counted(lambda: full.matcher.match(unknown)) == 2
+    assert counted(lambda: full.matcher.match(unknown)) <= 2
     assert counted(lambda: full.matcher.match_all([])) <= 2
 
 
