@@ -158,14 +158,14 @@ class Apart:
               banks: Mapping[str, Bank], tell: Tell | None) -> tuple[list[Match], list[Suppressed]]:  # fmt: skip
         """Return the matches that stand, and those that something lawful suppresses.
 
-        `lawful` is what the lawful ones of `banks` found of the same media, the surest
+        `lawful` is what the lawful ones of `banks` (by name) found of the same media, the surest
         first. UnhashableMedia if the worker is gone.
         """
         kept, suppressed = [], []
         companions = self._record.companions.of([content.content_pk for content, _ in found])
         for content, match in found:
             rivals = [Rival(c.content_pk, c.content_id, c.kind) for c in companions.get(content.content_pk, ())]
-            theirs = [pair for pair in lawful if _speaks_for(banks[pair[0].bank], content.bank)][:MAX_RIVALS]
+            theirs = [pair for pair in lawful if banks[pair[0].bank].speaks_for(banks[content.bank])][:MAX_RIVALS]
             rivals += [Rival(c.content_pk, c.content_id, c.kind, evidence) for c, evidence in theirs]
             ruled = _Case(self._record, signal, content, match, tell).rule(rivals)
             if isinstance(ruled, Match):
@@ -173,10 +173,6 @@ class Apart:
             else:
                 suppressed.append(ruled)
         return kept, suppressed
-
-
-def _speaks_for(lawful: Bank, name: str) -> bool:
-    return lawful.suppresses is None or name in lawful.suppresses
 
 
 class _Case:

@@ -29,7 +29,7 @@ from hashing.signals import (
 )
 from indexer.alignment import FrameMatches, Segment, align
 from indexer.apart import Apart, Tell
-from indexer.banks import Bank
+from indexer.banks import EVERYTHING, Bank, Reach
 from indexer.errors import IndexNotReady, UnknownBank
 from indexer.index import Index
 from indexer.keypoint_matcher import Confirm, KeypointMatcher
@@ -141,33 +141,33 @@ class Matcher:
         self._keypoints = KeypointMatcher(record, index)
         self._apart = Apart(record)
 
-    def signal_types(self, bank_names: Sequence[str] | None) -> frozenset[SignalType]:
+    def signal_types(self, bank_names: Sequence[str] | None, reach: Reach = EVERYTHING) -> frozenset[SignalType]:
         """Return the types that the asked banks compare, with which a query has to be hashed.
 
         UnknownBank and IndexNotReady come from here, before anything is decoded.
         """
-        return frozenset(kind for bank in self._banks(bank_names).all for kind in bank.signal_types)
+        return frozenset(kind for bank in self._banks(bank_names, reach).all for kind in bank.signal_types)
 
-    def _banks(self, names: Sequence[str] | None) -> _Asked:
+    def _banks(self, names: Sequence[str] | None, reach: Reach) -> _Asked:
         if not self._index.ready:
             raise IndexNotReady
         banks = self._record.enabled_banks()
         named = frozenset(names or ())
-        if not {bank.name for bank in banks} >= named and not self._record.bank_names() >= named:
+        reached = tuple(bank for bank in banks if reach.holds(bank))
+        if not {bank.name for bank in reached} >= named and not self._record.bank_names(reach) >= named:
             raise UnknownBank
-        wanted = tuple(bank for bank in banks if not named or bank.name in named)
-        asked = {bank.name for bank in wanted}
-        return _Asked(wanted, tuple(bank for bank in banks if bank.lawful and _concerns(bank, asked)), named)
+        wanted = tuple(bank for bank in reached if not named or bank.name in named)
+        return _Asked(wanted, tuple(bank for bank in banks if bank.lawful and _concerns(bank, wanted)), named)
 
     def match(self, signal: Signal, bank_names: Sequence[str] | None = None, confirm: Confirm | None = None,
-              tell: Tell | None = None) -> Answer:  # fmt: skip
-        """Judge a signal against the named banks (None: all). UnknownBank, IndexNotReady.
+              tell: Tell | None = None, reach: Reach = EVERYTHING) -> Answer:  # fmt: skip
+        """Judge a signal against the named banks (None: all) within reach. UnknownBank, IndexNotReady.
 
         Keypoints are asked where nothing cheaper says `match`, and where `confirm` can
         compare the media's own planes with sketches; `tell` tells contents from what is
         lawful with those planes.
         """
-        banks = self._banks(bank_names)
+        banks = self._banks(bank_names, reach)
         revision = self._index.catch_up(self._record)
         found = self._all_matches(signal, banks.all)
         try:
@@ -194,9 +194,10 @@ class Matcher:
                 best[content.content_pk] = (content, match)
         ordered = sorted(best.values(), key=lambda pair: _rank(pair[1]))
         lawful_banks = {bank.name: bank for bank in banks.lawful}
+        by_name = {bank.name: bank for bank in banks.all}
         lawful = [pair for pair in ordered if pair[0].bank in lawful_banks]
         others = [pair for pair in ordered if pair[0].bank not in lawful_banks][:MAX_MATCHES]
-        kept, suppressed = self._apart.judge(signal, others, lawful, lawful_banks, tell)
+        kept, suppressed = self._apart.judge(signal, others, lawful, by_name, tell)
         suppressed += [
             Suppressed(match, LAWFUL_BANK, content.content_id)
             for content, match in lawful
@@ -244,9 +245,9 @@ class Matcher:
         return matches
 
 
-def _concerns(bank: Bank, asked: set[str]) -> bool:
+def _concerns(bank: Bank, asked: Sequence[Bank]) -> bool:
     """Say whether a lawful bank is asked for, or speaks for one that is."""
-    return bank.name in asked or bank.suppresses is None or bool(asked & set(bank.suppresses))
+    return bank in asked or any(map(bank.speaks_for, asked))
 
 
 def _exact_match(content: Content, kind: SignalType, policy: Policy) -> Match:

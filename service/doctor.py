@@ -52,7 +52,19 @@ def _record(engine: Engine) -> Finding:
 
 
 def _keys(engine: Engine) -> Finding:
-    return Finding("keys", None, f"{engine.ledger.count_keys()} valid")
+    unbound, foreign = engine.keys.unbound(), engine.keys.foreign()
+    said = f"{engine.keys.count()} valid"
+    if unbound:
+        return Finding("keys", "keys_unbound", f"{said}; {unbound} open nothing until they are bound to the pepper")
+    if foreign:
+        return Finding("keys", "pepper_missing", f"{said}; {foreign} are bound to a pepper that is not here")
+    return Finding("keys", None, said)
+
+
+def _pepper(engine: Engine) -> Finding:
+    path = engine.settings.pepper_path
+    absent = "none: set STAYDOWN_KEY_PEPPER_FILE to a secret that all replicas share, then `staydown key bind`"
+    return Finding("pepper", None if path else "pepper_absent", str(path.name) if path else absent)
 
 
 def _audit(engine: Engine) -> Finding:
@@ -153,7 +165,8 @@ def _workers(engine: Engine) -> Finding:
 
 
 LOOKS: tuple[Callable[[Engine], Finding], ...] = (
-    _record, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers, _backups, _workers,
+    _record, _pepper, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers, _backups,
+    _workers,
 )  # fmt: skip
 
 
@@ -168,6 +181,7 @@ def _remove_parts(engine: Engine) -> None:
 
 
 REPAIRS: dict[str, Callable[[Engine], object]] = {
+    "keys_unbound": lambda engine: engine.keys.bind(actor="doctor"),
     "withdrawn_hashes_kept": lambda engine: engine.withdrawals.delete_orphans(),
     "index_cache_disagrees": lambda engine: engine.drop_cache(),
     "withdrawals_incomplete": lambda engine: engine.tombstones.rewrite(engine.withdrawals),

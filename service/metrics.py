@@ -19,6 +19,10 @@ class Metrics:
         self.verdicts = Counter("staydown_verdicts", "Verdicts given", ["verdict", "reason"], registry=self.registry)
         self.errors = Counter("staydown_errors", "Errors answered, by their code", ["code"], registry=self.registry)
         self.in_flight = Gauge("staydown_media_in_flight", "Media requests under way", registry=self.registry)
+        self.dropped = Counter(
+            "staydown_connections_dropped", "Connections cut off, by what was waited for", ["why"],
+            registry=self.registry,
+        )  # fmt: skip
         self.hashes = Gauge("staydown_index_hashes", "Searchable hashes", ["signal_type"], registry=self.registry)
         self.age = Gauge(
             "staydown_index_age_seconds", "Time since the index was known to be current", registry=self.registry
@@ -28,6 +32,10 @@ class Metrics:
         self.store_reached = Gauge("staydown_store_reached", "Whether the store answers", registry=self.registry)
         self.ready = Gauge("staydown_ready", "Whether checks are answered", registry=self.registry)
         ProcessCollector(registry=self.registry)  # memory, processor time, open files
+
+    def drop(self, why: str) -> None:
+        """Count a connection that was cut off."""
+        self.dropped.labels(why).inc()
 
     def text(self) -> bytes:
         """Return the exposition format."""

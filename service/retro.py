@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 
 from hashing.signals import Signal
+from indexer.keys import Key
 from indexer.matcher import Answer
 from indexer.retro import MAX_REFERENCE, Find, Retro
 from indexer.retro_sweep import sweep
@@ -74,12 +75,19 @@ class Consent:
 Consented = Annotated[Consent, Depends()]
 
 
-@router.get("", dependencies=[requires(Permission.RETRO)])
-def found(request: Request, since: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0) -> RetroMatchesOut:
-    """List what was found of earlier checks, in the order in which it was; `since` is the last number that is known."""
+@router.get("")
+def found(
+    request: Request, since: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0, key: Key = requires(Permission.RETRO)
+) -> RetroMatchesOut:
+    """List what was found of the tenant's earlier checks, in that order; `since` is the last number that is known."""
     engine: Engine = request.app.state.engine
-    matches = [_out(find) for find in Retro(engine.store).finds(since, PAGE)]
-    return RetroMatchesOut(matches=matches, cursor=matches[-1].number if matches else since)
+    finds = Retro(engine.store).finds(since, PAGE, key.tenant)
+    matches = [_out(find) for find in finds if _within(find, key)]
+    return RetroMatchesOut(matches=matches, cursor=finds[-1].number if finds else since)
+
+
+def _within(find: Find, key: Key) -> bool:
+    return key.banks is None or find.match.get("bank") in key.banks
 
 
 def _out(find: Find) -> RetroMatchOut:
@@ -120,4 +128,6 @@ class RetroKeeper:
         def told(match: Any) -> dict[str, Any]:
             return answers.match_out(match).model_dump(mode="json")
 
-        return sweep(self._engine.record, self._engine.matcher, self._retro, told, self._ended.is_set)
+        return sweep(
+            self._engine.record, self._engine.matcher, self._retro, told, self._ended.is_set, self._engine.keys.reach_of
+        )

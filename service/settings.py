@@ -102,6 +102,23 @@ class Settings(BaseModel):
         description="time after SIGTERM of being not ready and still answering; longer than load balancers look",
     )
     shutdown_grace_s: float = Field(4.0, gt=0, description="after that: longest wait for answers under way")
+    key_pepper_file: Path | None = Field(
+        None, description="secret that keys are bound to, shared by all replicas; empty: inside home, with SQLite"
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
+        (), description="load balancers whose X-Forwarded-For tells the client's address"
+    )
+    tenant_requests_per_s: float = Field(0.0, ge=0, description="most requests of a tenant a second; 0: no limit")
+    tenant_max_in_flight: int = Field(48, ge=1, description="most requests of a tenant at a time; more get 429")
+    tenant_requests_per_day: int = Field(
+        0, ge=0, description="most requests of a tenant a day (UTC), a rescan's items among them; 0: no limit"
+    )
+    request_timeout_s: float = Field(1260.0, gt=0, description="longest time to an answer, the upload included")
+    slow_client_s: float = Field(
+        8.0, ge=1, description="longest time for a request's headers, and for a sign of life while its body is sent"
+    )
+    min_upload_bytes_per_s: int = Field(1024, ge=1, description="slowest body; slower clients are dropped")
+    max_connections: int = Field(900, ge=1, description="most connections at a time; more are closed")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
 
     @property
@@ -118,6 +135,13 @@ class Settings(BaseModel):
     def withdrawals_path(self) -> Path:
         """Where the list of what was withdrawn is kept."""
         return self.withdrawals_file or self.home / "withdrawals.jsonl"
+
+    @property
+    def pepper_path(self) -> Path | None:
+        """Where the keys' secret is; None with PostgreSQL unless it is set, since replicas have to share it."""
+        if self.key_pepper_file is None and not self.record_url.startswith("sqlite:///"):
+            return None
+        return self.key_pepper_file or self.home / "key.pepper"
 
     @property
     def worker_count(self) -> int:

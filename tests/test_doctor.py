@@ -23,7 +23,7 @@ def filled(home: Path) -> None:
         engine.load_index()
         engine.record.create_bank("b", actor="t")
         engine.enroll_media("b", corpus.jpeg(corpus.picture(1, 160, 120), 90), None, (), actor="t")
-        engine.ledger.create_key("admin", actor="t")
+        engine.keys.create("admin", actor="t")
         engine.save_index()
 
 
