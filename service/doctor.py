@@ -19,6 +19,7 @@ from indexer.index import Index
 from indexer.policy import MIN_QUALITY
 from indexer.segments import Keys
 from service.engine import Engine
+from service.pepper import is_open
 
 # A 1×1 GIF: small enough to write down, and enough to see a worker answer.
 _PIXEL = bytes.fromhex("47494638376101000100800000000000ffffff2c00000000010001000002024401003b")
@@ -64,7 +65,11 @@ def _keys(engine: Engine) -> Finding:
 def _pepper(engine: Engine) -> Finding:
     path = engine.settings.pepper_path
     absent = "none: set STAYDOWN_KEY_PEPPER_FILE to a secret that all replicas share, then `staydown key bind`"
-    return Finding("pepper", None if path else "pepper_absent", str(path.name) if path else absent)
+    if path is None:
+        return Finding("pepper", "pepper_absent", absent)
+    return _finding(
+        "pepper", "pepper_open", is_open(path), "others may read it; chmod 600 it" if is_open(path) else "own"
+    )
 
 
 def _audit(engine: Engine) -> Finding:

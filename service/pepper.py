@@ -1,4 +1,4 @@
-"""The secret that keys are bound to: a file outside the database, which nobody but us may read.
+"""The secret that keys are bound to: a file outside the database, which nobody else needs to read.
 
 Beside the embedded database it is made at first use. For PostgreSQL the operator makes one and
 gives it to all replicas; without it keys are kept as plain digests.
@@ -17,8 +17,8 @@ _BYTES, _LEAST_BYTES, _MOST_BYTES = 32, 16, 4096
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         mode, found = os.fstat(file.fileno()).st_mode, file.read(_MOST_BYTES).strip()
-    if mode & (stat.S_IWGRP | stat.S_IRWXO):
-        raise InvalidSettings(f"{path}: others may read or change this secret; chmod 600 it")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidSettings(f"{path}: others may change this secret; chmod 600 it")
     if len(found) < _LEAST_BYTES:
         raise InvalidSettings(f"{path}: a secret of at least {_LEAST_BYTES} bytes is expected, better {_BYTES} random")
     return found
@@ -30,6 +30,11 @@ def read_pepper(path: Path) -> bytes:
         return _read(path)
     except OSError as error:
         raise InvalidSettings(f"{path}: the keys' secret cannot be read: {error.strerror}") from error
+
+
+def is_open(path: Path) -> bool:
+    """Tell whether others may read a secret."""
+    return bool(path.stat().st_mode & stat.S_IROTH)
 
 
 def made_pepper(path: Path) -> tuple[bytes, bool]:

@@ -126,10 +126,11 @@ async def show(
 
 
 async def _is_for(request: Request, found: Rescan, key: Key) -> bool:
-    """Tell whether a key may see a rescan: its own, and an admin those of its tenant."""
+    """Tell whether a key may see a rescan: its own, and an admin with all of a tenant's banks those of the tenant."""
     if found.key_id == key.key_id:
         return True
-    return allows(key, Permission.MANAGE) and await in_thread(request, _tenant_of, request, found) == key.tenant
+    admin = key.banks is None and allows(key, Permission.MANAGE)
+    return admin and await in_thread(request, _tenant_of, request, found) == key.tenant
 
 
 def _tenant_of(request: Request, found: Rescan) -> str:

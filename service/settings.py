@@ -115,7 +115,7 @@ class Settings(BaseModel):
     )
     request_timeout_s: float = Field(1260.0, gt=0, description="longest time to an answer, the upload included")
     slow_client_s: float = Field(
-        8.0, ge=1, description="longest time for a request's headers, and for a sign of life while its body is sent"
+        7.0, ge=1, description="longest time for a request's headers, and for a sign of life while its body is sent"
     )
     min_upload_bytes_per_s: int = Field(1024, ge=1, description="slowest body; slower clients are dropped")
     max_connections: int = Field(900, ge=1, description="most connections at a time; more are closed")

@@ -14,11 +14,13 @@ from serving import Api, Local, form, wait_until
 
 import hashing.errors
 import indexer.errors
+import indexer.keys
 import indexer.ledger
 import service.errors
 from benchmarks import corpus
 from hashing.errors import StaydownError, UnhashableMedia
 from service.app import create_app
+from service.keyring import KNOWN_S
 from service.problems import STATUS
 from service.settings import Settings
 
