@@ -80,8 +80,7 @@ async def media_of(request: Request, upload: Upload) -> bytes:
     if upload.media is not None:
         return upload.media
     document = upload.document if upload.document is not None else {"url": upload.fields[URL_FIELD][0]}
-    body: bytes = await request.app.state.fetcher.fetch(schemas.parsed(schemas.LinkIn, document).url)
-    return body
+    return await engine_of(request).fetcher.fetch(schemas.parsed(schemas.LinkIn, document).url)
 
 
 def _verdict(request: Request, answer: Answer, key: Key) -> schemas.VerdictOut:

@@ -18,7 +18,6 @@ from service.admission import Admission
 from service.auth import Permission, requires
 from service.drain import Drain
 from service.engine import Engine
-from service.fetch import Fetcher
 from service.keyring import Keyring
 from service.logs import log
 from service.metrics import Metrics
@@ -66,12 +65,13 @@ def _tend(engine: Engine, ended: threading.Event) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = Engine(app.state.settings), app.state.settings
-    app.state.engine, app.state.fetcher = engine, Fetcher(settings)
+    app.state.engine = engine
+    engine.fetcher.start()
     app.state.media_threads = CapacityLimiter(engine.pool.workers + 2)
     app.state.turns = Turns(engine.pool.workers + 2, engine.pool.workers)
     app.state.keyring, app.state.tenants = Keyring(engine.keys.authenticate), Tenants(settings)
     app.state.quick_threads = CapacityLimiter(16)
-    app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
+    app.state.rescans = rescans.RescanWorker(engine)
     app.state.rescans.start()
     upkeep = Upkeep(engine)
     upkeep.start()

@@ -37,6 +37,7 @@ from indexer.store import Store
 from indexer.tombstones import Tombstones
 from indexer.watch import Watch
 from indexer.withdrawals import Withdrawals
+from service.fetch import Fetcher
 from service.logs import log
 from service.pepper import made_pepper, read_pepper
 from service.settings import Settings, worker_environment
@@ -97,6 +98,7 @@ class Engine:
         self.companions = CompanionEnroller(self.record)
         self._replay_withdrawals()
         self._pool: Pool | None = None
+        self.fetcher = Fetcher(settings.fetch_rules(), worker_environment(), enabled=settings.fetch_enabled)
         self._pool_lock, self._remote_lock = threading.Lock(), threading.Lock()
 
     def _replay_withdrawals(self) -> None:
@@ -302,6 +304,7 @@ class Engine:
     def close(self) -> None:
         """End the watch and the workers, and close the store."""
         self.watch.stop()
+        self.fetcher.close()
         if self._pool is not None:
             self._pool.close()
         if self._remote is not None:

@@ -20,7 +20,6 @@ from service.api import body_of, engine_of, in_thread, read_model
 from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine
 from service.errors import Forbidden, InvalidRequest, UnknownRescan
-from service.fetch import Fetcher
 from service.logs import log
 
 PAGE, STOP_S = 1000, 1.0
@@ -34,8 +33,8 @@ def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
 class RescanWorker:
     """The thread that works off what is pending."""
 
-    def __init__(self, engine: Engine, fetcher: Fetcher) -> None:
-        self._engine, self._fetcher = engine, fetcher
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="rescans", daemon=True)
 
@@ -91,7 +90,7 @@ class RescanWorker:
         if signals := item.request.get("signals"):
             answer = self._engine.check_hashes(_hashes(signals), item.banks, reach=reach)
         else:
-            data = anyio.run(self._fetcher.fetch, item.request["url"])
+            data = anyio.run(self._engine.fetcher.fetch, item.request["url"])
             answer = self._engine.check_media(data, item.banks, reach=reach)
         return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
 

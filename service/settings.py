@@ -7,25 +7,30 @@ error at start, since a misspelt limit is a limit that is not there.
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hashing.media import Limits
+from service.addresses import Network
 from service.errors import InvalidSettings
+from service.fetch_wire import Rules
 
 PREFIX = "STAYDOWN_"
 _MIB = 1024 * 1024
 _FOR_WORKERS = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME"}
-Network = IPv4Network | IPv6Network
 
 
 def _networks(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
     return value
+
+
+def _names(value: Any) -> Any:
+    return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _database(url: str) -> str:
@@ -88,6 +93,12 @@ class Settings(BaseModel):
     fetch_max_redirects: int = Field(5, ge=0, le=20, description="redirects followed, each judged anew")
     fetch_internal_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         (), description="networks that links may lead to though not public, such as your own media store"
+    )
+    fetch_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="hosts that links may lead to, and what is below them; empty: any"
+    )
+    fetch_proxy: str = Field(
+        "", pattern=r"^(http://[^/@?#\s]+)?$", description="HTTP proxy through which links are fetched, by address"
     )
     worker_lost_s: float = Field(
         30.0, ge=1, description="time without a sign of life after which a worker's jobs are given to others"
@@ -157,6 +168,13 @@ class Settings(BaseModel):
             max_frames=self.max_frames,
             timeout_s=timeout_s,
         )
+
+    def fetch_rules(self) -> Rules:
+        """Return what the process that fetches links keeps to."""
+        return Rules(
+            self.max_body_bytes, self.fetch_timeout_s, self.fetch_max_redirects, self.fetch_internal_networks,
+            self.fetch_hosts, self.fetch_proxy,
+        )  # fmt: skip
 
     def shown(self) -> dict[str, str]:
         """Return every setting as text, secrets masked."""

@@ -43,6 +43,7 @@ def test_every_setting_can_be_set() -> None:
         "WORKER_LOST_S": "13", "RESCAN_DAYS": "14", "RETRO_DAYS": "15",
         "SHUTDOWN_DRAIN_S": "16", "SHUTDOWN_GRACE_S": "17",
         "SEARCH_URL": "milvus://h:19530", "SEARCH_TIMEOUT_S": "13",
+        "FETCH_HOSTS": "example.org, Cdn.example", "FETCH_PROXY": "http://proxy:3128",
         "KEY_PEPPER_FILE": "/p", "TRUSTED_PROXIES": "10.1.0.0/16", "TENANT_REQUESTS_PER_S": "18",
         "TENANT_MAX_IN_FLIGHT": "19", "TENANT_REQUESTS_PER_DAY": "20", "REQUEST_TIMEOUT_S": "21", "SLOW_CLIENT_S": "22",
         "MIN_UPLOAD_BYTES_PER_S": "23", "MAX_CONNECTIONS": "24",
@@ -67,6 +68,7 @@ def test_every_setting_can_be_set() -> None:
         ("LOG_LEVEL", "INFO "), ("DATABASE_URL", "mysql://h/d"), ("DATABASE_URL", "/var/lib/staydown.db"),
         ("SEARCH_URL", "http://h:19530"), ("SEARCH_URL", "milvus://"), ("SEARCH_URL", "milvus://h/a/b"),
         ("SEARCH_TIMEOUT_S", "0"), ("SLOW_CLIENT_S", "0"), ("TENANT_MAX_IN_FLIGHT", "0"), ("TRUSTED_PROXIES", "lb"),
+        ("FETCH_PROXY", "socks5://h"), ("FETCH_PROXY", "http://u:p@h"), ("FETCH_PROXY", "http://"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
