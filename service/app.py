@@ -66,7 +66,6 @@ def _tend(engine: Engine, ended: threading.Event) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = Engine(app.state.settings), app.state.settings
     app.state.engine = engine
-    engine.fetcher.start()
     app.state.media_threads = CapacityLimiter(engine.pool.workers + 2)
     app.state.turns = Turns(engine.pool.workers + 2, engine.pool.workers)
     app.state.keyring, app.state.tenants = Keyring(engine.keys.authenticate), Tenants(settings)

@@ -1,6 +1,6 @@
 """Linked media: asked of a process of its own, which has the only outgoing sockets (`fetch_worker`).
 
-It is a fresh interpreter with an environment of its own, started before the first link and again
+It is a fresh interpreter with an environment of its own, started at the first link and again
 if it ends. Nothing of the service is in it, and what comes back is a number and bytes.
 """
 
@@ -115,11 +115,6 @@ class Fetcher:
     def pid(self) -> int | None:
         """The process, if it was started."""
         return self._process.pid if self._process is not None else None
-
-    def start(self) -> None:
-        """Start the process now, rather than at the first link."""
-        if self._enabled:
-            self._running()
 
     def close(self) -> None:
         """End the process."""

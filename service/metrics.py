@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+WAITED_FOR = ("headers", "body", "rest", "answer", "too_many")  # of a client that is cut off
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -23,6 +24,8 @@ class Metrics:
             "staydown_connections_dropped", "Connections cut off, by what was waited for", ["why"],
             registry=self.registry,
         )  # fmt: skip
+        for why in WAITED_FOR:
+            self.dropped.labels(why)
         self.hashes = Gauge("staydown_index_hashes", "Searchable hashes", ["signal_type"], registry=self.registry)
         self.age = Gauge(
             "staydown_index_age_seconds", "Time since the index was known to be current", registry=self.registry

@@ -158,7 +158,7 @@ def test_who_keeps_a_connection_for_nothing_is_cut_off_within_ten_seconds(server
     assert {name: max(took) for name, took in times.items() if max(took) >= LIMIT_S} == {}
     metrics = server.api(key).get("/metrics").body.decode()
     counted = dict(re.findall(r'staydown_connections_dropped_total\{why="(\w+)"\} ([\d.]+)', metrics))
-    assert set(counted) == {"headers", "body", "rest", "answer"}
+    assert all(float(counted[why]) > 0 for why in ("headers", "body", "rest", "answer"))
 
 
 def test_uvicorn_alone_keeps_them_all(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_of_too_many_connections_the_last_are_closed(server: Server, key: str) -
         for connection in open_ones:
             connection.close()
     wait_until(lambda: server.api(key).get("/v1/banks").status == 200)
-    assert 'why="too_many"' in server.api(key).get("/metrics").body.decode()
+    assert 'why="too_many"} 0.0' not in server.api(key).get("/metrics").body.decode()
 
 
 def test_only_a_named_proxy_tells_the_clients_address(tmp_path: Path) -> None:

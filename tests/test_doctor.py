@@ -31,7 +31,8 @@ def test_all_is_well(tmp_path: Path) -> None:
     filled(tmp_path)
     found = findings(tmp_path)
     assert set(found) == {
-        "record", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals", "erasure",
+        "record", "pepper", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals",
+        "erasure",
         "leftovers", "backups", "workers",
     }  # fmt: skip
     assert all(finding.ok for finding in found.values()), found
