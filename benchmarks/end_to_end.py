@@ -179,7 +179,7 @@ def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES) -> Iterator[Doors
         fill(engines[1], known, hashes)
         for engine in engines.values():
             engine.load_index()
-        _, key = engines[1].ledger.create_key(Role.LOOKUP.value, name="bench", actor="bench")
+        _, key = engines[1].keys.create(Role.LOOKUP.value, name="bench", actor="bench")
         server = stack.enter_context(serving(home))
         crowds = {count: Crowd(server, key, count) for count in (1, CONNECTIONS)}
         for crowd in crowds.values():

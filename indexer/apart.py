@@ -155,7 +155,7 @@ class Lawful:
     """What may speak against matches: lawful contents that the same media shows, the surest first, and companions."""
 
     found: Sequence[Found]
-    banks: Mapping[str, Bank]  # of those contents, by name
+    banks: Mapping[str, Bank]  # of all contents, by name
     companions: Companions  # of the contents that match
 
 
@@ -174,7 +174,9 @@ class Apart:
         kept, suppressed = [], []
         for content, match in found:
             rivals = [Rival(c.content_pk, c.content_id, c.kind) for c in lawful.companions.get(content.content_pk, ())]
-            theirs = [pair for pair in lawful.found if _speaks_for(lawful.banks[pair[0].bank], content.bank)]
+            theirs = [
+                pair for pair in lawful.found if lawful.banks[pair[0].bank].speaks_for(lawful.banks[content.bank])
+            ]
             rivals += [Rival(c.content_pk, c.content_id, c.kind, evidence) for c, evidence in theirs[:MAX_RIVALS]]
             ruled = _Case(self._record, signal, content, match, tell).rule(rivals) if rivals else match
             if isinstance(ruled, Match):
@@ -182,10 +184,6 @@ class Apart:
             else:
                 suppressed.append(ruled)
         return kept, suppressed
-
-
-def _speaks_for(lawful: Bank, name: str) -> bool:
-    return lawful.suppresses is None or name in lawful.suppresses
 
 
 class _Case:

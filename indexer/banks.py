@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hashing.signals import SignalType
@@ -18,6 +18,8 @@ from indexer.tables import bank, content
 from indexer.withdrawals import delete_bank_within
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+TENANT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+DEFAULT_TENANT = "default"
 DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
 KEPT = content.c.withdrawn_at.is_(None)
 LIVE = and_(KEPT, content.c.lawful_of.is_(None))  # companions are not counted, found or listed as contents
@@ -28,7 +30,7 @@ class Bank:
     """A named set of known content, with the policy by which it answers.
 
     What a `lawful` bank holds never matches: it suppresses matches of the banks that
-    `suppresses` names, of all banks if that is None.
+    `suppresses` names, of all banks of its tenant if that is None.
     """
 
     bank_pk: int
@@ -41,6 +43,26 @@ class Bank:
     contents: int = 0
     lawful: bool = False
     suppresses: tuple[str, ...] | None = None
+    tenant: str = DEFAULT_TENANT
+
+    def speaks_for(self, other: "Bank") -> bool:
+        """Tell whether what this lawful bank holds suppresses matches of another bank."""
+        return other.tenant == self.tenant if self.suppresses is None else other.name in self.suppresses
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which banks somebody may ask about: those of a tenant, or those that are named, whosever they are."""
+
+    tenant: str | None = None  # any
+    names: frozenset[str] | None = None
+
+    def holds(self, bank: Bank) -> bool:
+        """Tell whether a bank is one of them."""
+        return bank.name in self.names if self.names is not None else self.tenant in {None, bank.tenant}
+
+
+EVERYTHING = Reach()
 
 
 def _bank(row: Row[Any], contents: int) -> Bank:
@@ -48,7 +70,7 @@ def _bank(row: Row[Any], contents: int) -> Bank:
     suppresses = None if row.suppresses is None else tuple(row.suppresses)
     return Bank(
         row.bank_pk, row.name, row.description, row.enabled, row.policy, types, row.created_at, contents,
-        row.lawful, suppresses,
+        row.lawful, suppresses, row.tenant,
     )  # fmt: skip
 
 
@@ -103,19 +125,21 @@ class Banks:
             rows = connection.execute(query.order_by(bank.c.name)).all()
         return tuple(_bank(row, row.contents or 0) for row in rows)
 
+    def _settings(self, *which: ColumnElement[bool]) -> tuple[Bank, ...]:
+        with self.store.read() as connection:
+            rows = connection.execute(select(bank).where(*which).order_by(bank.c.name)).all()
+        return tuple(_bank(row, 0) for row in rows)
+
     def enabled_banks(self) -> tuple[Bank, ...]:
         """Return the banks that answer, without counting what is in them: asked at every check."""
         position, known = self.store.position(), self._enabled
         if known is None or known[0] != position:
-            with self.store.read() as connection:
-                rows = connection.execute(select(bank).where(bank.c.enabled.is_(True)).order_by(bank.c.name)).all()
-            self._enabled = known = position, tuple(_bank(row, 0) for row in rows)  # as of then, or newer
+            self._enabled = known = position, self._settings(bank.c.enabled.is_(True))  # as of then, or newer
         return known[1]
 
-    def bank_names(self) -> frozenset[str]:
-        """Return the names of all banks."""
-        with self.store.read() as connection:
-            return frozenset(connection.execute(select(bank.c.name)).scalars())
+    def bank_names(self, reach: Reach = EVERYTHING) -> frozenset[str]:
+        """Return the names of all banks that are within reach."""
+        return frozenset(found.name for found in self._settings() if reach.holds(found))
 
     def bank(self, name: str) -> Bank:
         """Return one bank; UnknownBank."""
@@ -131,16 +155,16 @@ class Banks:
         """Return one bank as a change sees it: nobody can delete it meanwhile. UnknownBank."""
         return _named(change.connection, name, counted=counted)
 
-    def create_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
+    def create_bank(self, name: str, *, actor: str, tenant: str = DEFAULT_TENANT, **settings: Any) -> Bank:
         """Create a bank; BankExists, InvalidBank. `settings` as for `set_bank`."""
-        if not _BANK_NAME.match(name):
+        if not (_BANK_NAME.match(name) and TENANT.match(tenant)):
             raise InvalidBank
         values = {"description": "", "enabled": True, "policy": "default", "signal_types": DEFAULT_SIGNAL_TYPES}
         values = _checked(values | settings)
         try:
             with self.store.change(actor) as change:
                 _check_scope(change.connection, values)
-                change.connection.execute(insert(bank).values(name=name, created_at=now(), **values))
+                change.connection.execute(insert(bank).values(name=name, tenant=tenant, created_at=now(), **values))
                 change.log("bank.create", name, **_told(values))
         except IntegrityError as error:
             raise BankExists from error

@@ -39,7 +39,7 @@ class BenignSet:
         if not lawful:
             return []
         self._refresh(tuple(each.bank_pk for each in lawful))
-        return [each.bank_pk for each in lawful if each.suppresses is None or bank.name in each.suppresses]
+        return [each.bank_pk for each in lawful if each.speaks_for(bank)]
 
     def _refresh(self, bank_pks: tuple[int, ...]) -> None:
         latest = self._record.store.revision()

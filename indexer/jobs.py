@@ -31,6 +31,7 @@ class RescanItem:
     request: dict[str, Any]
     banks: list[str] | None
     result: dict[str, Any] | None = None
+    key_id: str = ""
 
 
 class Jobs:
@@ -55,7 +56,7 @@ class Jobs:
     def pending(self, limit: int) -> list[RescanItem]:
         """Return items without a result, oldest rescans first."""
         query = (
-            select(rescan_item, rescan.c.banks)
+            select(rescan_item, rescan.c.banks, rescan.c.key_id)
             .join(rescan, rescan.c.rescan_id == rescan_item.c.rescan_id)
             .where(rescan_item.c.result.is_(None))
             .order_by(rescan.c.created_at, rescan_item.c.rescan_id, rescan_item.c.number)
@@ -63,7 +64,7 @@ class Jobs:
         )
         with self._store.read() as connection:
             rows = connection.execute(query).all()
-        return [RescanItem(row.rescan_id, row.number, row.request, row.banks or None) for row in rows]
+        return [RescanItem(row.rescan_id, row.number, row.request, row.banks or None, None, row.key_id) for row in rows]
 
     def finish(self, item: RescanItem, result: dict[str, Any]) -> None:
         """Write the result of an item, unless it has one; what was asked is forgotten, since it may hold hashes."""

@@ -15,7 +15,7 @@ from hashing.errors import Reason, UnhashableMedia
 from hashing.signals import EXACT_BYTES, PERCEPTUAL, Kind, Media, Signal, SignalType, Transform
 from indexer.alignment import Segment
 from indexer.apart import Apart, Companions, Found, Lawful, Tell
-from indexer.banks import Bank
+from indexer.banks import EVERYTHING, Bank, Reach
 from indexer.companions import Companion
 from indexer.errors import IndexNotReady, UnknownBank
 from indexer.frame_matcher import FrameMatcher
@@ -78,36 +78,37 @@ class Matcher:
         self._keypoints = KeypointMatcher(record, index)
         self._apart = Apart(record)
 
-    def signal_types(self, bank_names: Sequence[str] | None) -> frozenset[SignalType]:
+    def signal_types(self, bank_names: Sequence[str] | None, reach: Reach = EVERYTHING) -> frozenset[SignalType]:
         """Return the types that the asked banks compare, with which a query has to be hashed.
 
         UnknownBank and IndexNotReady come from here, before anything is decoded.
         """
-        return frozenset(kind for bank in self._banks(bank_names).all for kind in bank.signal_types)
+        return frozenset(kind for bank in self._banks(bank_names, reach).all for kind in bank.signal_types)
 
-    def _banks(self, names: Sequence[str] | None) -> _Asked:
+    def _banks(self, names: Sequence[str] | None, reach: Reach) -> _Asked:
         if not self._index.ready:
             raise IndexNotReady
         banks = self._record.enabled_banks()
         named = frozenset(names or ())
-        if not {bank.name for bank in banks} >= named and not self._record.bank_names() >= named:
+        reached = tuple(bank for bank in banks if reach.holds(bank))
+        if not {bank.name for bank in reached} >= named and not self._record.bank_names(reach) >= named:
             raise UnknownBank
-        wanted = tuple(bank for bank in banks if not named or bank.name in named)
-        asked = {bank.name for bank in wanted}
-        return _Asked(wanted, tuple(bank for bank in banks if bank.lawful and _concerns(bank, asked)), named)
+        wanted = tuple(bank for bank in reached if not named or bank.name in named)
+        return _Asked(wanted, tuple(bank for bank in banks if bank.lawful and _concerns(bank, wanted)), named)
 
     def match(self, signal: Signal, bank_names: Sequence[str] | None = None, confirm: Confirm | None = None,
-              tell: Tell | None = None) -> Answer:  # fmt: skip
+              tell: Tell | None = None, reach: Reach = EVERYTHING) -> Answer:  # fmt: skip
         """Judge one signal: the batch of one."""
-        (answer,) = self.match_all([Query(signal, confirm, tell)], bank_names)
+        (answer,) = self.match_all([Query(signal, confirm, tell)], bank_names, reach)
         return answer
 
-    def match_all(self, asked: Sequence[Query], bank_names: Sequence[str] | None = None) -> list[Answer]:
-        """Judge signals against the named banks (None: all), each by itself. UnknownBank, IndexNotReady.
+    def match_all(self, asked: Sequence[Query], bank_names: Sequence[str] | None = None,
+                  reach: Reach = EVERYTHING) -> list[Answer]:  # fmt: skip
+        """Judge signals against the named banks (None: all) within reach, each by itself. UnknownBank, IndexNotReady.
 
         One search and one join for all of them; an answer does not depend on what else is asked.
         """
-        banks = self._banks(bank_names)
+        banks = self._banks(bank_names, reach)
         revision = self._index.catch_up(self._record)
         found = self._found([one.signal for one in asked], banks.all)
         companions = self._companions(pair for each in found for pair in each)
@@ -147,9 +148,10 @@ class Matcher:
                 best[content.content_pk] = (content, match)
         ordered = sorted(best.values(), key=lambda pair: _rank(pair[1]))
         lawful_banks = {bank.name: bank for bank in banks.lawful}
+        by_name = {bank.name: bank for bank in banks.all}
         lawful = [pair for pair in ordered if pair[0].bank in lawful_banks]
         others = [pair for pair in ordered if pair[0].bank not in lawful_banks][:MAX_MATCHES]
-        kept, suppressed = self._apart.judge(asked.signal, others, Lawful(lawful, lawful_banks, companions), asked.tell)
+        kept, suppressed = self._apart.judge(asked.signal, others, Lawful(lawful, by_name, companions), asked.tell)
         suppressed += [
             Suppressed(match, LAWFUL_BANK, content.content_id)
             for content, match in lawful
@@ -183,9 +185,9 @@ class Matcher:
         return [[(pk, pair[0]) for pair in each for pk in known.get(pair, ())] for each in ordered]
 
 
-def _concerns(bank: Bank, asked: set[str]) -> bool:
+def _concerns(bank: Bank, asked: Sequence[Bank]) -> bool:
     """Say whether a lawful bank is asked for, or speaks for one that is."""
-    return bank.name in asked or bank.suppresses is None or bool(asked & set(bank.suppresses))
+    return bank in asked or any(map(bank.speaks_for, asked))
 
 
 def _exact_matches(pairs: Iterable[tuple[int, SignalType]], contents: Mapping[int, Content],

@@ -20,7 +20,7 @@ from hashing.signals import FRAME_DTYPE, Kind, Media, Signal, SignalType
 from indexer.matcher import Answer
 from indexer.policy import Verdict
 from indexer.store import Store, new_id, now
-from indexer.tables import content, exact, retro_mark, retro_match, retro_signal
+from indexer.tables import api_key, content, exact, retro_mark, retro_match, retro_signal
 
 MAX_REFERENCE = 200
 _ACTOR = "retro"
@@ -152,9 +152,11 @@ class Retro:
             change.connection.execute(delete(retro_match).where(old_find))
             return change.connection.execute(delete(retro_signal).where(old)).rowcount
 
-    def finds(self, after: int, limit: int) -> list[Find]:
-        """Return what was found, in the order in which it was, from behind a number."""
+    def finds(self, after: int, limit: int, tenant: str | None = None) -> list[Find]:
+        """Return what was found, for one tenant or all, in the order in which it was, from behind a number."""
         query = select(retro_match).where(retro_match.c.match_pk > after).order_by(retro_match.c.match_pk)
+        if tenant is not None:
+            query = query.where(retro_match.c.key_id.in_(select(api_key.c.key_id).where(api_key.c.tenant == tenant)))
         with self._store.read() as connection:
             rows = connection.execute(query.limit(limit)).all()
         return [Find(r.match_pk, r.reference, r.key_id, r.checked_at, r.found_at, r.match) for r in rows]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hashing.signals import PERCEPTUAL, SignalType, profiles_of
+from indexer.banks import EVERYTHING, Reach
 from indexer.errors import UnknownBank
 from indexer.frame_matcher import asked_rows
 from indexer.matcher import Matcher
@@ -59,10 +60,12 @@ class _News:
 
 
 def sweep(record: Record, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]],
-          stop: Callable[[], bool] = lambda: False) -> int:  # fmt: skip
+          stop: Callable[[], bool] = lambda: False,
+          reach_of: Callable[[str], Reach] = lambda key_id: EVERYTHING) -> int:  # fmt: skip
     """Ask all that is kept about what was enrolled since the last sweep; returns how much was found.
 
-    `told` gives a match as it is shown. Cut short, it is done again, and finds nothing twice.
+    `told` gives a match as it is shown, `reach_of` what the key that checked may ask about.
+    Cut short, it is done again, and finds nothing twice.
     """
     mark, revision = retro.mark(), record.store.revision()
     if mark is None or mark >= revision:
@@ -71,16 +74,17 @@ def sweep(record: Record, matcher: Matcher, retro: Retro, told: Callable[[Match]
     while not stop():
         page = retro.page(last, _PAGE)
         if page:
-            found += sum(_settled(kept, matcher, retro, told) for kept in news.near(page))
+            found += sum(_settled(kept, matcher, retro, told, reach_of(kept.key_id)) for kept in news.near(page))
             last = page[-1].retro_pk
         elif retro.finish(mark, revision, last):
             break
     return found
 
 
-def _settled(kept: Kept, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]]) -> int:
+def _settled(kept: Kept, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]],
+             reach: Reach) -> int:  # fmt: skip
     try:
-        matches = _new(matcher.match(kept.signal, kept.banks).matches, kept)
+        matches = _new(matcher.match(kept.signal, kept.banks, reach=reach).matches, kept)
     except UnknownBank:  # one that was asked is gone
         return 0
     sure = any(match.verdict is Verdict.MATCH for match in matches)

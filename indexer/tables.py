@@ -55,7 +55,8 @@ bank = Table(
     Column("signal_types", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("lawful", Boolean, nullable=False, default=False, server_default=false()),
-    Column("suppresses", JSON(none_as_null=True)),  # names of banks; null: all
+    Column("suppresses", JSON(none_as_null=True)),  # names of banks; null: all of its tenant
+    Column("tenant", String(64), nullable=False, default="default", server_default="default"),
     sqlite_autoincrement=True,
 )
 
@@ -141,6 +142,22 @@ api_key = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
+    Column("tenant", String(64), nullable=False, default="default", server_default="default"),
+    Column("banks", JSON(none_as_null=True)),  # names; null: all of its tenant
+    Column("networks", JSON(none_as_null=True)),  # from where it may be used; null: from anywhere
+    Column("expires_at", String(32)),
+    Column("pepper_id", String(16)),  # the pepper its digests are bound to; null: plain SHA-256
+    Column("previous_digest", LargeBinary),  # of the secret before a rotation
+    Column("previous_until", String(32)),
+)
+
+tenant_use = Table(  # how many requests a tenant made on a day, in all processes
+    "tenant_use",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    info={"passing": True},
 )
 
 audit = Table(

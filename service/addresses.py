@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 _NOT_PUBLIC_V4 = tuple(
     map(
@@ -38,12 +39,12 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in _NOT_PUBLIC_V6)
 
 
-def is_inside(text: str, internal: Sequence[IPv4Network | IPv6Network]) -> bool:
+def is_inside(text: str, internal: Sequence[Network]) -> bool:
     """Tell whether a resolved address is in one of the networks that the operator named."""
     address = ip_address(text)
     return any(address.version == network.version and address in network for network in internal)
 
 
-def is_allowed(text: str, internal: Sequence[IPv4Network | IPv6Network]) -> bool:
+def is_allowed(text: str, internal: Sequence[Network]) -> bool:
     """Tell whether a resolved address may be connected to."""
     return is_inside(text, internal) or is_public(ip_address(text))

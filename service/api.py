@@ -13,12 +13,12 @@ from hashing.hasher import DEFAULT_TYPES
 from hashing.signals import SignalType
 from indexer.enroll import Enrolled
 from indexer.errors import UnknownBank
-from indexer.ledger import Key
+from indexer.keys import Key
 from indexer.matcher import Answer
 from indexer.record import Content
 from service import answers, held, schemas
 from service.audits import is_noted, note_evidence
-from service.auth import Permission, allows, requires
+from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
 from service.freshness import MinRevision, at_revision
@@ -61,9 +61,12 @@ def engine_of(request: Request) -> Engine:
 
 
 async def in_thread(request: Request, action: Callable[..., T], *args: Any, media: bool = False) -> T:
-    """Run blocking work beside the event loop; hashes do not queue behind media."""
+    """Run blocking work beside the event loop; hashes do not queue behind media, nor one tenant behind another."""
     limiter: CapacityLimiter = request.app.state.media_threads if media else request.app.state.quick_threads
-    return await to_thread.run_sync(lambda: action(*args), limiter=limiter)
+    if not media:
+        return await to_thread.run_sync(lambda: action(*args), limiter=limiter)
+    async with request.app.state.turns(request.state.key.tenant):
+        return await to_thread.run_sync(lambda: action(*args), limiter=limiter, abandon_on_cancel=True)
 
 
 async def read_model(request: Request, model: type[Model]) -> Model:
@@ -79,8 +82,7 @@ async def media_of(request: Request, upload: Upload) -> bytes:
     if upload.media is not None:
         return upload.media
     document = upload.document if upload.document is not None else {"url": upload.fields[URL_FIELD][0]}
-    body: bytes = await request.app.state.fetcher.fetch(schemas.parsed(schemas.LinkIn, document).url)
-    return body
+    return await engine_of(request).fetcher.fetch(schemas.parsed(schemas.LinkIn, document).url)
 
 
 async def _verdict(request: Request, answer: Answer, key: Key) -> schemas.VerdictOut:
@@ -104,7 +106,7 @@ async def check(
     await at_revision(request, min_revision)
     async with request.app.state.gate():
         data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
-        answer = await in_thread(request, engine.check_media, data, bank, consent.keeping(bank), media=True)
+        answer = await in_thread(request, engine.check_media, data, bank, consent.keeping(bank), key.reach, media=True)
     return await _verdict(request, answer, key)
 
 
@@ -121,9 +123,10 @@ async def check_hashes(
     asked = await read_model(request, schemas.SignalsIn)
     hashes, keep = schemas.ready_hashes(asked.signals), consent.keeping(bank)
     if len(hashes) > MAX_HASHES:
-        answer = await in_thread(request, engine_of(request).check_hashes, hashes, bank, keep)
+        answer = await in_thread(request, engine_of(request).check_hashes, hashes, bank, keep, key.reach)
     else:
-        answer = await request.app.state.lookups.ask(Lookup(hashes, tuple(bank) if bank else None, keep))
+        lookup = Lookup(hashes, tuple(bank) if bank else None, keep, key.reach)
+        answer = await request.app.state.lookups.ask(lookup)
     return await _verdict(request, answer, key)
 
 
@@ -141,11 +144,11 @@ async def hash_media(request: Request, types: Types = None) -> schemas.HashOut:
 # Banks
 
 
-@router.get("/banks", tags=["banks"], dependencies=[requires(Permission.READ)])
-async def list_banks(request: Request) -> schemas.BanksOut:
-    """List all banks."""
+@router.get("/banks", tags=["banks"])
+async def list_banks(request: Request, key: Key = requires(Permission.READ)) -> schemas.BanksOut:
+    """List all banks within reach."""
     banks = await in_thread(request, engine_of(request).record.banks)
-    return schemas.BanksOut(banks=list(map(answers.bank_out, banks)))
+    return schemas.BanksOut(banks=[answers.bank_out(bank) for bank in banks if key.reach.holds(bank)])
 
 
 @router.put("/banks/{bank}", openapi_extra=body_of(schemas.BankIn), tags=["banks"],
@@ -155,13 +158,14 @@ async def put_bank(
 ) -> schemas.BankOut:
     """Create a bank (201), or change the settings that are given (200)."""
     asked, record = await _optional(request), engine_of(request).record
+    await check_reach(request, key, asked.suppresses or ())
 
     def put() -> schemas.BankOut:
         try:
             return answers.bank_out(record.set_bank(bank, actor=key.key_id, **asked.given()))
         except UnknownBank:
             response.status_code = 201
-            return answers.bank_out(record.create_bank(bank, actor=key.key_id, **asked.given()))
+            return answers.bank_out(record.create_bank(bank, actor=key.key_id, tenant=key.tenant, **asked.given()))
 
     return await in_thread(request, put)
 
@@ -184,6 +188,7 @@ async def get_bank(request: Request, bank: Name) -> schemas.BankOut:
 async def patch_bank(request: Request, bank: Name, key: Key = requires(Permission.MANAGE)) -> schemas.BankOut:
     """Change the settings that are given."""
     asked, record = await read_model(request, schemas.BankIn), engine_of(request).record
+    await check_reach(request, key, asked.suppresses or ())
     changed = await in_thread(request, lambda: record.set_bank(bank, actor=key.key_id, **asked.given()))
     return answers.bank_out(changed)
 

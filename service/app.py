@@ -14,20 +14,24 @@ from pydantic.json_schema import models_json_schema
 
 from indexer.errors import IndexerError, IndexNotReady, SearchUnavailable, StoreBroken
 from service import api, audits, problems, rescans, retro, schemas
+from service.admission import Admission
 from service.auth import Permission, requires
 from service.drain import Drain
 from service.engine import Engine
-from service.fetch import Fetcher
+from service.keyring import Keyring
 from service.logs import log
 from service.lookups import Lookups
 from service.metrics import Metrics
 from service.middleware import Gate, Observed
 from service.problems import STATUS
 from service.settings import Settings
+from service.tenants import Tenants
+from service.turns import Turns
 from service.upkeep import Upkeep, paced
 
 VERSION = "0.1.0"
 _TEND_EVERY_S, _TEND_SHARE = 60.0, 0.02  # of one core's time, at most
+_COUNT_EVERY_S = 2.0
 _FOLD_EVERY_S, _FOLD_SHARE = 1.0, 0.3
 _PROBE_EVERY_S, _PROBE_SHARE = 2.0, 1.0  # it waits for the search back-end, and works next to nothing
 _BODIES = (
@@ -66,11 +70,13 @@ def _tend(engine: Engine, ended: threading.Event) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = Engine(app.state.settings), app.state.settings
-    app.state.engine, app.state.fetcher = engine, Fetcher(settings)
+    app.state.engine = engine
     app.state.media_threads = CapacityLimiter(engine.pool.workers + 2)
+    app.state.turns = Turns(engine.pool.workers + 2, engine.pool.workers)
+    app.state.keyring, app.state.tenants = Keyring(engine.keys.authenticate), Tenants(settings)
     app.state.quick_threads = CapacityLimiter(16)
     app.state.lookups = Lookups(engine.matcher)
-    app.state.rescans = rescans.RescanWorker(engine, app.state.fetcher)
+    app.state.rescans = rescans.RescanWorker(engine)
     app.state.rescans.start()
     upkeep = Upkeep(engine)
     upkeep.start()
@@ -78,6 +84,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     keeper.start()
     ended = threading.Event()
     threading.Thread(target=_tend, args=(engine, ended), name="index", daemon=True).start()
+    counting = (ended, lambda: app.state.tenants.settle(engine.keys.add_use), _COUNT_EVERY_S, 1.0, "use not counted")
+    threading.Thread(target=paced, args=counting, name="use", daemon=True).start()
     log().info("started", **settings.shown())
     yield
     ended.set()
@@ -185,5 +193,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(retro.router)
     app.include_router(audits.router)
     _own_routes(app)
+    app.add_middleware(Admission, settings=settings)
     app.add_middleware(Observed, metrics=app.state.metrics, drain=app.state.drain)
     return app

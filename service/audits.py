@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from indexer.audit import Entry
-from indexer.ledger import Key
+from indexer.keys import Key
 from indexer.matcher import Answer
 from service.auth import Permission, Role, requires
 from service.engine import Engine

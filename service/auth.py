@@ -4,16 +4,16 @@ Default deny: a route says which permission it needs through `requires`; one tha
 nothing is open, and tests/test_house.py allows that for the two health routes alone.
 """
 
-import base64
-import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Any
 
 from anyio import to_thread
 from fastapi import Depends, Request
 
-from indexer.ledger import Key
+from indexer.banks import DEFAULT_TENANT
+from indexer.errors import UnknownBank
+from indexer.keys import Key
 from service.errors import Forbidden, Unauthenticated
 
 
@@ -56,39 +56,47 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission),
 }
 
+OPERATORS = {Permission.METRICS}
+
 
 def allows(key: Key, permission: Permission) -> bool:
-    """Tell whether a key's role carries a permission."""
-    return permission in PERMISSIONS[Role(key.role)]
-
-
-def _key_text(request: Request) -> str:
-    """Return the key of a Bearer header, or the password of a Basic one (a browser's only way)."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return credentials.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise Unauthenticated from error
-    raise Unauthenticated
+    """Tell whether a key's role carries a permission; what concerns all tenants, the operator's keys alone have."""
+    ours = key.tenant == DEFAULT_TENANT or permission not in OPERATORS
+    return ours and permission in PERMISSIONS[Role(key.role)]
 
 
 def requires(permission: Permission) -> Any:
-    """Return the dependency that gives a route its key, and refuses keys without the permission."""
+    """Return the dependency that gives a route its key, and refuses keys without the permission.
+
+    A bank in the route's path has to be within the key's reach; else there is none of that name.
+    """
 
     async def authorized(request: Request) -> Key:
-        text = _key_text(request)
-        known: Callable[[str], Key | None] = request.app.state.engine.ledger.authenticate
-        key = await to_thread.run_sync(known, text) if text.isascii() and text.isprintable() else None
+        key: Key | None = getattr(request.state, "key", None)
         if key is None:
             raise Unauthenticated
-        request.state.key_id = key.key_id
         if not allows(key, permission):
             raise Forbidden
+        if (name := request.path_params.get("bank")) is not None:
+            await check_reach(request, key, [name])
         return key
 
     authorized.permission = permission  # type: ignore[attr-defined]
     dependency: Callable[[Request], Awaitable[Key]] = authorized
     return Depends(dependency)
+
+
+async def check_reach(request: Request, key: Key, names: Iterable[str]) -> None:
+    """Refuse banks out of a key's reach, and names that are not among those it is limited to; UnknownBank."""
+    settings_of = request.app.state.engine.record.settings_of
+    for name in names:
+        if key.banks is not None and name not in key.banks:
+            raise UnknownBank
+        if "\0" in name:  # the route refuses it
+            continue
+        try:
+            found = await to_thread.run_sync(settings_of, name, limiter=request.app.state.quick_threads)
+        except UnknownBank:  # the route says what that means: a bank may be made
+            continue
+        if not key.reach.holds(found):
+            raise UnknownBank

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from hashing.errors import InvalidHash, MediaError, StaydownError
 from hashing.hasher import DEFAULT_TYPES
@@ -28,7 +27,7 @@ from indexer.enroll import Enrolled
 from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
 from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from service import answers, cli_audit, cli_banks, cli_queue, cli_store, output, schemas
+from service import answers, cli_audit, cli_banks, cli_keys, cli_queue, cli_store, connections, output, schemas
 from service.app import create_app
 from service.auth import Role
 from service.drain import DrainingServer
@@ -42,6 +41,7 @@ app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimat
                   pretty_exceptions_enable=False)  # fmt: skip
 cli_banks.install(app)
 cli_audit.install(app)
+cli_keys.install(app)
 cli_store.install(app)
 cli_queue.install(app)
 
@@ -70,13 +70,14 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops in order first, then raises it again
         signal.signal(number, lambda *_: sys.exit(0))
     with _listening(host, port) as listener:
+        connections.tuned(listener, settings)
         with Engine(settings) as engine:
-            first = engine.ledger.create_first_key(Role.ADMIN)
+            first = engine.keys.create_first(Role.ADMIN)
         if first is not None:
             output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)
         http = create_app(settings)
-        config = uvicorn.Config(http, access_log=False, log_config=None, server_header=False,
-                                timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s))  # fmt: skip
+        grace_s = math.ceil(settings.shutdown_grace_s)
+        config = connections.config(http, settings, http.state.metrics.drop, timeout_graceful_shutdown=grace_s)
         DrainingServer(config, http.state.drain, settings.shutdown_drain_s).run(sockets=[listener])
 
 
@@ -87,7 +88,6 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InvalidSettings(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a kept connection waits 40 ms an answer
     output.say_error(f"listening on http://{host}:{listener.getsockname()[1]}")
     return listener
 

@@ -1,4 +1,4 @@
-"""The commands that look after a store: bank, key, import, export, doctor."""
+"""The commands that look after a store: bank, import, export, doctor."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from hashing.signals import SignalType
+from indexer.banks import DEFAULT_TENANT
 from indexer.exchange import hashlist
 from indexer.guards import RELEASABLE, Hold
 from service import answers, output, schemas
-from service.auth import Role
 from service.doctor import examine, repair
 from service.engine import Engine
 from service.settings import read_settings
@@ -33,7 +33,6 @@ Reasons = Annotated[list[Hold] | None, typer.Option(help="why they are held; may
 HoldFound = Annotated[bool, typer.Option("--hold", help="keep what is found out of matching")]
 
 banks = typer.Typer(no_args_is_help=True, help="Banks of known content.")
-keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP service.")
 
 
 @contextmanager
@@ -62,12 +61,14 @@ def _given(**options: Any) -> dict[str, Any]:
 
 @banks.command("create")
 def create_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
-                lawful: Lawful = None, suppresses: Scope = None, as_json: AsJson = False) -> None:  # fmt: skip
+                lawful: Lawful = None, suppresses: Scope = None,
+                tenant: Annotated[str, typer.Option(help="whose it is")] = DEFAULT_TENANT,
+                as_json: AsJson = False) -> None:  # fmt: skip
     """Create a bank."""
     with _engine() as engine:
         given = _given(description=description, policy=policy, signal_types=types, lawful=lawful,
                        suppresses=suppresses)  # fmt: skip
-        made = engine.record.create_bank(name, actor="cli", **given)
+        made = engine.record.create_bank(name, actor="cli", tenant=tenant, **given)
     _show([answers.bank_out(made).model_dump(mode="json")], as_json)
 
 
@@ -172,32 +173,6 @@ def _review(engine: Engine, content_ids: list[str], action: Callable[..., int], 
     _show(done, as_json)
 
 
-@keys.command("create")
-def create_key(role: Annotated[Role, typer.Option(help="what the key is for")],
-               name: Annotated[str, typer.Option(help="whose it is")] = "",
-               as_json: AsJson = False) -> None:  # fmt: skip
-    """Make a key. It is shown once, and only a hash of it is kept."""
-    with _engine() as engine:
-        key, text = engine.ledger.create_key(role.value, name=name, actor="cli")
-    _show([{"key_id": key.key_id, "key": text, "role": key.role}], as_json)
-
-
-@keys.command("list")
-def list_keys(as_json: AsJson = False) -> None:
-    """List all keys, revoked ones too."""
-    with _engine() as engine:
-        found = engine.ledger.keys()
-    _show([{"key_id": k.key_id, "role": k.role, "name": k.name, "created_at": k.created_at,
-            "revoked_at": k.revoked_at} for k in found], as_json)  # fmt: skip
-
-
-@keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument()]) -> None:
-    """Revoke a key at once and for good."""
-    with _engine() as engine:
-        engine.ledger.revoke_key(key_id, actor="cli")
-
-
 def import_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or jsonl")],
                   file: Annotated[Path, typer.Argument()],
                   bank: Annotated[str, typer.Option(help="the bank")], as_json: AsJson = False) -> None:  # fmt: skip
@@ -249,7 +224,6 @@ def doctor(fix: Annotated[bool, typer.Option("--repair", help="make anew what ca
 def install(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(banks, name="bank")
-    app.add_typer(keys, name="key")
     app.command("release")(release)
     app.command("hold")(hold_again)
     app.command("import")(import_hashes)

@@ -19,6 +19,7 @@ from indexer.index import Index
 from indexer.policy import MIN_QUALITY
 from indexer.segments import Keys
 from service.engine import Engine
+from service.pepper import is_open
 
 # A 1×1 GIF: small enough to write down, and enough to see a worker answer.
 _PIXEL = bytes.fromhex("47494638376101000100800000000000ffffff2c00000000010001000002024401003b")
@@ -52,7 +53,23 @@ def _record(engine: Engine) -> Finding:
 
 
 def _keys(engine: Engine) -> Finding:
-    return Finding("keys", None, f"{engine.ledger.count_keys()} valid")
+    unbound, foreign = engine.keys.unbound(), engine.keys.foreign()
+    said = f"{engine.keys.count()} valid"
+    if unbound:
+        return Finding("keys", "keys_unbound", f"{said}; {unbound} open nothing until they are bound to the pepper")
+    if foreign:
+        return Finding("keys", "pepper_missing", f"{said}; {foreign} are bound to a pepper that is not here")
+    return Finding("keys", None, said)
+
+
+def _pepper(engine: Engine) -> Finding:
+    path = engine.settings.pepper_path
+    absent = "none: set STAYDOWN_KEY_PEPPER_FILE to a secret that all replicas share, then `staydown key bind`"
+    if path is None:
+        return Finding("pepper", "pepper_absent", absent)
+    return _finding(
+        "pepper", "pepper_open", is_open(path), "others may read it; chmod 600 it" if is_open(path) else "own"
+    )
 
 
 def _audit(engine: Engine) -> Finding:
@@ -153,7 +170,8 @@ def _workers(engine: Engine) -> Finding:
 
 
 LOOKS: tuple[Callable[[Engine], Finding], ...] = (
-    _record, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers, _backups, _workers,
+    _record, _pepper, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers, _backups,
+    _workers,
 )  # fmt: skip
 
 
@@ -168,6 +186,7 @@ def _remove_parts(engine: Engine) -> None:
 
 
 REPAIRS: dict[str, Callable[[Engine], object]] = {
+    "keys_unbound": lambda engine: engine.keys.bind(actor="doctor"),
     "withdrawn_hashes_kept": lambda engine: engine.withdrawals.delete_orphans(),
     "index_cache_disagrees": lambda engine: engine.drop_cache(),
     "withdrawals_incomplete": lambda engine: engine.tombstones.rewrite(engine.withdrawals),

@@ -18,12 +18,14 @@ from hashing.media import Sampling
 from hashing.sandbox import Opened, Pool
 from hashing.signals import Signal, SignalType
 from indexer import remote
+from indexer.banks import EVERYTHING, Reach
 from indexer.closer import CloserLook, spans
 from indexer.enroll import Enrolled, Enroller, ReadyHash, Submission, signal_of
 from indexer.errors import IndexNotReady, SearchUnavailable, StoreBroken, UnknownContent
 from indexer.guards import Hold
 from indexer.index import Index
 from indexer.jobs import Jobs
+from indexer.keys import Keys
 from indexer.lawful import CompanionEnroller, Lawful, check_differs
 from indexer.ledger import Ledger
 from indexer.lists import ListEnroller
@@ -36,7 +38,9 @@ from indexer.store import Store
 from indexer.tombstones import Tombstones
 from indexer.watch import Watch
 from indexer.withdrawals import Withdrawals
+from service.fetch import Fetcher
 from service.logs import log
+from service.pepper import made_pepper, read_pepper
 from service.settings import Settings, worker_environment
 
 
@@ -45,6 +49,22 @@ def _tell(error: StoreBroken | None) -> None:
         log().info("store reached again")
     else:
         log().error("store not reached", code=error.word, error=str(error))
+
+
+def _keys(store: Store, settings: Settings) -> Keys:
+    """Return the keys, bound to their pepper; where it was made just now, older keys are bound to it. InvalidSettings.
+
+    A pepper that the operator gives binds older keys when asked to: replicas without it know them until then.
+    """
+    if settings.pepper_path is None:
+        return Keys(store)
+    if settings.key_pepper_file is not None:
+        return Keys(store, read_pepper(settings.key_pepper_file))
+    pepper, made = made_pepper(settings.pepper_path)
+    keys = Keys(store, pepper)
+    if made:
+        keys.bind(actor="pepper")
+    return keys
 
 
 def _keep_nothing(signal: Signal, answer: Answer) -> None:
@@ -66,6 +86,7 @@ class Engine:
         self.record = Record(self.store)
         self.tombstones = Tombstones(settings.withdrawals_path)
         self.withdrawals = Withdrawals(self.store)
+        self.keys = _keys(self.store, settings)
         self.ledger = Ledger(self.store)
         self.signer = Signer(settings.signing_key_path)
         self.jobs = Jobs(self.store)
@@ -80,6 +101,7 @@ class Engine:
         self.companions = CompanionEnroller(self.record)
         self._replay_withdrawals()
         self._pool: Pool | None = None
+        self.fetcher = Fetcher(settings.fetch_rules(), worker_environment(), enabled=settings.fetch_enabled)
         self._pool_lock, self._remote_lock = threading.Lock(), threading.Lock()
 
     def _replay_withdrawals(self) -> None:
@@ -169,13 +191,13 @@ class Engine:
                 self._pool = Pool(self.settings.worker_count, worker_environment())
             return self._pool
 
-    def _check_plan(self, banks: Sequence[str] | None) -> Plan:
+    def _check_plan(self, banks: Sequence[str] | None, reach: Reach) -> Plan:
         """Return how a query of these banks is hashed.
 
         PDQ is always taken: its quality tells a picture without features from one that is unknown.
         """
         limits = self.settings.limits(self.settings.check_timeout_s)
-        return Plan(Sampling.SPARSE, self.matcher.signal_types(banks) | {SignalType.PDQ}, limits)
+        return Plan(Sampling.SPARSE, self.matcher.signal_types(banks, reach) | {SignalType.PDQ}, limits)
 
     def hash_for_bank(self, data: bytes, types: Iterable[SignalType]) -> Signal:
         """Hash media as closely as an enrolment does."""
@@ -188,11 +210,13 @@ class Engine:
             raise InvalidHash("keypoints have no hex form: check or enroll the media itself")
         return self.hash_for_bank(data, types)
 
-    def check_media(self, data: bytes, banks: Sequence[str] | None, keep: Keep = _keep_nothing) -> Answer:
+    def check_media(
+        self, data: bytes, banks: Sequence[str] | None, keep: Keep = _keep_nothing, reach: Reach = EVERYTHING
+    ) -> Answer:
         """Judge media; a MediaError if it is none. `keep` is told the signal and its answer."""
-        plan = self._check_plan(banks)
+        plan = self._check_plan(banks, reach)
         with self.pool.open(data, plan) as opened:
-            answer = self.matcher.match(opened.signal, banks, opened.confirm, opened.tell)
+            answer = self.matcher.match(opened.signal, banks, opened.confirm, opened.tell, reach)
             keep(opened.signal, answer)
             wanted = spans(answer.matches, opened.signal)
             return self._look_closer(answer, opened, data, replace(plan, spans=wanted)) if wanted else answer
@@ -207,11 +231,12 @@ class Engine:
         return replace(answer, matches=matches)
 
     def check_hashes(
-        self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None, keep: Keep = _keep_nothing
-    ) -> Answer:
+        self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None, keep: Keep = _keep_nothing,
+        reach: Reach = EVERYTHING,
+    ) -> Answer:  # fmt: skip
         """Judge ready-made hashes as one piece of media."""
         signal = signal_of(hashes)
-        answer = self.matcher.match(signal, banks)
+        answer = self.matcher.match(signal, banks, reach=reach)
         keep(signal, answer)
         return answer
 
@@ -305,6 +330,7 @@ class Engine:
     def close(self) -> None:
         """End the watch and the workers, and close the store."""
         self.watch.stop()
+        self.fetcher.close()
         if self._pool is not None:
             self._pool.close()
         if self._remote is not None:

@@ -6,6 +6,8 @@ StaydownError (hashing.errors)
     ├── Unauthenticated        unauthenticated
     ├── Forbidden              forbidden
     ├── TooManyRequests        too_many_requests
+    │   └── QuotaUsedUp        quota_used_up
+    ├── DeadlineExceeded       deadline_exceeded
     ├── UploadTimedOut         upload_timed_out
     ├── ClientGone             client_gone
     ├── IdempotencyConflict    idempotency_conflict
@@ -46,6 +48,22 @@ class TooManyRequests(ServiceError):
     """More is under way than this server takes at a time; try again in a moment."""
 
     code = "too_many_requests"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: int = 1) -> None:
+        super().__init__(*([message] if message is not None else []))
+        self.retry_after_s = retry_after_s
+
+
+class QuotaUsedUp(TooManyRequests):
+    """This tenant's requests of the day are used up."""
+
+    code = "quota_used_up"
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer took longer than this server waits for one."""
+
+    code = "deadline_exceeded"
 
 
 class UploadTimedOut(ServiceError):

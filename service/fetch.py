@@ -1,137 +1,132 @@
-"""The only outgoing sockets: linked media over HTTP(S).
+"""Linked media: asked of a process of its own, which has the only outgoing sockets (`fetch_worker`).
 
-A name is resolved once, every address it has is judged, and the connection goes to one
-of those very addresses, so that a name cannot change its mind in between. Every redirect
-is judged again. Bytes are counted as they arrive; one deadline covers everything.
+It is a fresh interpreter with an environment of its own, started at the first link and again
+if it ends. Nothing of the service is in it, and what comes back is a number and bytes.
 """
 
+import asyncio
 import socket
-import ssl
-from collections.abc import Iterable
-from typing import Any
-from urllib.parse import quote, urljoin
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
 
 import anyio
-import httpcore
-from anyio import to_thread
 
-from hashing.errors import MediaTooLarge
-from service.addresses import is_allowed, is_inside
+from service import fetch_wire
 from service.errors import LinkFailed, LinkRefused
-from service.settings import Network, Settings
+from service.fetch_wire import MAX_LINK_BYTES, Outcome, Rules
 
-_PORTS = {80, 443, 8080, 8443}
-_REDIRECTS = {301, 302, 303, 307, 308}
-_HEADERS: dict[bytes | str, bytes | str] = {
-    "User-Agent": "staydown",
-    "Accept": "image/*, video/*",
-    "Accept-Encoding": "identity",
-}
-_FAILURES = (
-    httpcore.NetworkError,
-    httpcore.TimeoutException,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-    httpcore.ConnectionNotAvailable,
-    ssl.SSLError,
-    TimeoutError,
-    OSError,
-)
+GRACE_S = 2.0  # that the process has beyond its own deadline
+_GONE = "the process that fetches links ended"
 
 
-class _GuardedBackend(httpcore.AnyIOBackend):
-    """Connects to judged addresses only."""
+class _Process:
+    """The process, and the socket on which it is asked."""
 
-    def __init__(self, internal: tuple[Network, ...]) -> None:
-        self._internal = internal
+    def __init__(self, rules: Rules, environment: Mapping[str, str]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                [sys.executable, "-P", "-m", "service.fetch_worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], env=dict(environment),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        self._control.send(fetch_wire.pack_rules(rules))
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        addresses = await self._resolve(host, port)
-        error: Exception = LinkFailed("the link's host has no address")
-        for address in addresses:
-            try:
-                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
-            except httpcore.ConnectError as refused:
-                error = refused
-        raise error
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        try:
-            found = await to_thread.run_sync(
-                lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), abandon_on_cancel=True
-            )
-        except (OSError, UnicodeError) as error:
-            raise LinkFailed("the link's host cannot be resolved") from error
-        addresses = [str(entry[4][0]) for entry in found]
-        if not all(is_allowed(address, self._internal) for address in addresses):
-            raise LinkRefused
-        if port not in _PORTS and not all(is_inside(address, self._internal) for address in addresses):
-            raise LinkRefused("the link's port is not one of the web's")
-        return addresses
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
-    async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        raise LinkRefused
+    def ask(self, link: bytes, answer_to: socket.socket) -> None:
+        socket.send_fds(self._control, [link], [answer_to.fileno()])
 
-
-def _parsed(link: str) -> httpcore.URL:
-    """Read a link; letters beyond ASCII are percent-encoded, which a host's name may not be."""
-    if not link.isprintable() or " " in link:
-        raise LinkRefused("the link is not a URL")
-    try:
-        url = httpcore.URL("".join(c if c.isascii() else quote(c) for c in link))
-    except (ValueError, UnicodeError, TypeError) as error:
-        raise LinkRefused("the link is not a URL") from error
-    if url.scheme not in {b"http", b"https"} or not url.host or b"%" in url.host or "@" in link.split("/")[2]:
-        raise LinkRefused
-    return url
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
 
 
 class Fetcher:
     """Fetches linked media into memory."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, rules: Rules, environment: Mapping[str, str], *, enabled: bool = True) -> None:
+        self._rules, self._environment, self._enabled = rules, environment, enabled
+        self._process: _Process | None = None
+        self._lock = threading.Lock()
 
     async def fetch(self, link: str) -> bytes:
         """Return the bytes behind a link; LinkRefused, LinkFailed, MediaTooLarge."""
-        if not self._settings.fetch_enabled:
+        if not self._enabled:
             raise LinkRefused("links are switched off on this server")
         try:
-            with anyio.fail_after(self._settings.fetch_timeout_s):
-                return await self._follow(link)
-        except _FAILURES as error:
-            raise LinkFailed(f"the link could not be fetched: {type(error).__name__}") from error
+            data = link.encode()
+        except UnicodeEncodeError as error:
+            raise fetch_wire.error_of(Outcome.NO_URL, 0) from error
+        if not 0 < len(data) < MAX_LINK_BYTES:
+            raise fetch_wire.error_of(Outcome.NO_URL, 0)
+        ours = self._ask(data)
+        try:
+            with anyio.fail_after(self._rules.timeout_s + GRACE_S):
+                return await self._answer(ours)
+        except TimeoutError as error:
+            raise fetch_wire.error_of(Outcome.TIMED_OUT, 0) from error
+        except (OSError, EOFError, ValueError) as error:  # it died, or answers what is no answer
+            raise LinkFailed(_GONE) from error
 
-    async def _follow(self, link: str) -> bytes:
-        backend = _GuardedBackend(self._settings.fetch_internal_networks)
-        async with httpcore.AsyncConnectionPool(network_backend=backend, max_connections=2) as pool:
-            for _ in range(self._settings.fetch_max_redirects + 1):
-                body, onward = await self._get(pool, link)
-                if onward is None:
-                    return body
-                link = urljoin(link, onward)
-        raise LinkFailed("the link redirects too often")
+    def _ask(self, link: bytes) -> socket.socket:
+        """Send a link, and return where its answer comes."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._running().ask(link, theirs)
+        except OSError as error:
+            ours.close()
+            raise LinkFailed(_GONE) from error
+        return ours
 
-    async def _get(self, pool: httpcore.AsyncConnectionPool, link: str) -> tuple[bytes, str | None]:
-        async with pool.stream("GET", _parsed(link), headers=_HEADERS) as response:
-            headers = {name.lower(): value for name, value in response.headers}
-            if response.status in _REDIRECTS and b"location" in headers:
-                return b"", headers[b"location"].decode("utf-8", "replace")
-            if response.status != 200:
-                raise LinkFailed(f"the link answered with status {response.status}")
-            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-                raise LinkFailed("the link answered with a content encoding that was not asked for")
-            body = bytearray()
-            async for chunk in response.aiter_stream():
-                body += chunk
-                if len(body) > self._settings.max_body_bytes:
-                    raise MediaTooLarge
-            return bytes(body), None
+    def _running(self) -> _Process:
+        with self._lock:
+            if self._process is not None and not self._process.alive:
+                self._process.end()
+                self._process = None
+            if self._process is None:
+                self._process = _Process(self._rules, self._environment)
+            return self._process
+
+    async def _answer(self, ours: socket.socket) -> bytes:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            head = await reader.readexactly(fetch_wire.ANSWER.size)
+            outcome, status, size = fetch_wire.unpack_answer(head, self._rules.max_bytes)
+            if outcome is not Outcome.MEDIA:
+                raise fetch_wire.error_of(outcome, status)
+            return await reader.readexactly(size)
+        finally:
+            writer.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if it was started."""
+        return self._process.pid if self._process is not None else None
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            if self._process is not None:
+                self._process.end()
+                self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -14,7 +14,6 @@ from indexer.exchange.manifest import Item, is_link
 from indexer.matcher import Answer
 from service import answers
 from service.engine import Engine
-from service.fetch import Fetcher
 
 _NO_INPUTS_FAULT = (IndexNotReady, SearchUnavailable, UnknownBank)
 
@@ -24,7 +23,7 @@ def read(engine: Engine, item: Item) -> bytes:
     if item.path is None and item.name == "-":
         return sys.stdin.buffer.read(engine.settings.max_body_bytes + 1)
     if item.path is None and is_link(item.name):
-        return anyio.run(Fetcher(engine.settings).fetch, item.name)
+        return anyio.run(engine.fetcher.fetch, item.name)
     return engine.read_media(item.path or Path(item.name))
 
 

@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from hashing.errors import StaydownError
 from hashing.signals import Signal
+from indexer.banks import EVERYTHING, Reach
 from indexer.enroll import ReadyHash, signal_of
 from indexer.matcher import Answer, Matcher, Query
 from service.engine import Keep
@@ -33,20 +34,21 @@ class Lookup:
     hashes: Sequence[ReadyHash]
     banks: tuple[str, ...] | None
     keep: Keep
+    reach: Reach = EVERYTHING
 
 
 def judged(matcher: Matcher, lookups: Sequence[Lookup]) -> list[Judged]:
     """Return an answer or an error for each: those that ask the same banks by one search and one join."""
     found: dict[int, Judged] = {}
-    asked: dict[tuple[str, ...] | None, dict[int, Signal]] = defaultdict(dict)
+    asked: dict[tuple[tuple[str, ...] | None, Reach], dict[int, Signal]] = defaultdict(dict)
     for number, lookup in enumerate(lookups):
         try:
-            asked[lookup.banks][number] = signal_of(lookup.hashes)
+            asked[lookup.banks, lookup.reach][number] = signal_of(lookup.hashes)
         except StaydownError as error:
             found[number] = error
-    for banks, signals in asked.items():
+    for (banks, reach), signals in asked.items():
         try:
-            answers = matcher.match_all([Query(signal) for signal in signals.values()], banks)
+            answers = matcher.match_all([Query(signal) for signal in signals.values()], banks, reach)
         except StaydownError as error:
             found |= dict.fromkeys(signals, error)
             continue

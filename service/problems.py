@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hashing.errors import StaydownError, UnhashableMedia
+from service.errors import TooManyRequests
 from service.schemas import where
 
 STATUS = {
@@ -36,6 +37,9 @@ STATUS = {
     "unauthenticated": 401,
     "forbidden": 403,
     "too_many_requests": 429,
+    "quota_used_up": 429,
+    "deadline_exceeded": 503,
+    "invalid_key": 422,
     "upload_timed_out": 408,
     "client_gone": 400,
     "link_refused": 422,
@@ -70,10 +74,15 @@ def problem(
     return JSONResponse(body | more, number, _HEADERS.get(number, {}) | dict(headers or {}), MEDIA_TYPE)
 
 
+def known(request: Request, error: StaydownError) -> JSONResponse:
+    """Return the answer to an error of ours."""
+    status = 422 if isinstance(error, UnhashableMedia) else None
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyRequests) else None
+    return problem(request, error.word, str(error), status, headers)
+
+
 async def _on_staydown(request: Request, error: Exception) -> JSONResponse:
-    known = error if isinstance(error, StaydownError) else StaydownError()
-    status = 422 if isinstance(known, UnhashableMedia) else None
-    return problem(request, known.word, str(known), status)
+    return known(request, error if isinstance(error, StaydownError) else StaydownError())
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

@@ -13,14 +13,13 @@ from fastapi import APIRouter, Query, Request, Response
 from hashing.errors import StaydownError
 from indexer.enroll import ReadyHash
 from indexer.errors import StoreBroken
-from indexer.jobs import RescanItem
-from indexer.ledger import Key
+from indexer.jobs import Rescan, RescanItem
+from indexer.keys import Key
 from service import answers, schemas
 from service.api import body_of, engine_of, in_thread, read_model
-from service.auth import Permission, allows, requires
+from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine
 from service.errors import Forbidden, InvalidRequest, UnknownRescan
-from service.fetch import Fetcher
 from service.logs import log
 
 PAGE, STOP_S = 1000, 1.0
@@ -34,8 +33,8 @@ def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
 class RescanWorker:
     """The thread that works off what is pending."""
 
-    def __init__(self, engine: Engine, fetcher: Fetcher) -> None:
-        self._engine, self._fetcher = engine, fetcher
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="rescans", daemon=True)
 
@@ -87,11 +86,12 @@ class RescanWorker:
         return answers.unjudged(request_id, word, self._engine.index.revision)
 
     def _check(self, item: RescanItem, request_id: str) -> dict[str, Any]:
+        reach = self._engine.keys.reach_of(item.key_id)
         if signals := item.request.get("signals"):
-            answer = self._engine.check_hashes(_hashes(signals), item.banks)
+            answer = self._engine.check_hashes(_hashes(signals), item.banks, reach=reach)
         else:
-            data = anyio.run(self._fetcher.fetch, item.request["url"])
-            answer = self._engine.check_media(data, item.banks)
+            data = anyio.run(self._engine.fetcher.fetch, item.request["url"])
+            answer = self._engine.check_media(data, item.banks, reach=reach)
         return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
 
 
@@ -104,8 +104,10 @@ async def submit(request: Request, response: Response, key: Key = requires(Permi
             raise InvalidRequest(f"items.{number}: either url or signals")
         if item.signals is not None and not allows(key, Permission.LOOKUP):
             raise Forbidden
+    await check_reach(request, key, asked.banks or ())
     for name in asked.banks or []:
         await in_thread(request, engine.record.bank, name)
+    request.app.state.tenants.spend(key.tenant, len(asked.items) - 1)
     requests = [item.model_dump(mode="json", exclude_none=True) for item in asked.items]
     rescan_id = await in_thread(request, lambda: engine.jobs.submit(requests, asked.banks, key_id=key.key_id))
     request.app.state.rescans.wake()
@@ -122,10 +124,22 @@ async def show(
     return await _shown(request, rescan_id, key, cursor, PAGE)
 
 
+async def _is_for(request: Request, found: Rescan, key: Key) -> bool:
+    """Tell whether a key may see a rescan: its own, and an admin with all of a tenant's banks those of the tenant."""
+    if found.key_id == key.key_id:
+        return True
+    admin = key.banks is None and allows(key, Permission.MANAGE)
+    return admin and await in_thread(request, _tenant_of, request, found) == key.tenant
+
+
+def _tenant_of(request: Request, found: Rescan) -> str:
+    return engine_of(request).keys.find(found.key_id).tenant
+
+
 async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: int) -> schemas.RescanOut:
     jobs = engine_of(request).jobs
     found = await in_thread(request, jobs.find, rescan_id)
-    if found is None or not (found.key_id == key.key_id or allows(key, Permission.MANAGE)):
+    if found is None or not await _is_for(request, found, key):
         raise UnknownRescan
     items = await in_thread(request, lambda: jobs.results(rescan_id, after=after, limit=limit)) if limit else []
     seen = allows(key, Permission.EVIDENCE)

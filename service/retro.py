@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 
 from hashing.signals import Signal
-from indexer.ledger import Key
+from indexer.keys import Key
 from indexer.matcher import Answer
 from indexer.retro import MAX_REFERENCE, Find, Retro
 from indexer.retro_sweep import sweep
@@ -79,12 +79,17 @@ Consented = Annotated[Consent, Depends()]
 def found(
     request: Request, since: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0, key: Key = requires(Permission.RETRO)
 ) -> RetroMatchesOut:
-    """List what was found of earlier checks, in the order in which it was; `since` is the last number that is known."""
+    """List what was found of the tenant's earlier checks, in that order; `since` is the last number that is known."""
     engine: Engine = request.app.state.engine
-    matches = [_out(find) for find in Retro(engine.store).finds(since, PAGE)]
+    finds = Retro(engine.store).finds(since, PAGE, key.tenant)
+    matches = [_out(find) for find in finds if _within(find, key)]
     if matches:
         engine.ledger.log_read(key.key_id, "retro.read", "retro-matches", since=since, matches=len(matches))
-    return RetroMatchesOut(matches=matches, cursor=matches[-1].number if matches else since)
+    return RetroMatchesOut(matches=matches, cursor=finds[-1].number if finds else since)
+
+
+def _within(find: Find, key: Key) -> bool:
+    return key.banks is None or find.match.get("bank") in key.banks
 
 
 def _out(find: Find) -> RetroMatchOut:
@@ -125,4 +130,6 @@ class RetroKeeper:
         def told(match: Any) -> dict[str, Any]:
             return answers.match_out(match).model_dump(mode="json")
 
-        return sweep(self._engine.record, self._engine.matcher, self._retro, told, self._ended.is_set)
+        return sweep(
+            self._engine.record, self._engine.matcher, self._retro, told, self._ended.is_set, self._engine.keys.reach_of
+        )

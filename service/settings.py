@@ -7,25 +7,30 @@ error at start, since a misspelt limit is a limit that is not there.
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hashing.media import Limits
+from service.addresses import Network
 from service.errors import InvalidSettings
+from service.fetch_wire import Rules
 
 PREFIX = "STAYDOWN_"
 _MIB = 1024 * 1024
 _FOR_WORKERS = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME"}
-Network = IPv4Network | IPv6Network
 
 
 def _networks(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
     return value
+
+
+def _names(value: Any) -> Any:
+    return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _database(url: str) -> str:
@@ -92,6 +97,12 @@ class Settings(BaseModel):
     fetch_internal_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         (), description="networks that links may lead to though not public, such as your own media store"
     )
+    fetch_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="hosts that links may lead to, and what is below them; empty: any"
+    )
+    fetch_proxy: str = Field(
+        "", pattern=r"^(http://[^/@?#\s]+)?$", description="HTTP proxy through which links are fetched, by address"
+    )
     worker_lost_s: float = Field(
         30.0, ge=1, description="time without a sign of life after which a worker's jobs are given to others"
     )
@@ -105,6 +116,23 @@ class Settings(BaseModel):
         description="time after SIGTERM of being not ready and still answering; longer than load balancers look",
     )
     shutdown_grace_s: float = Field(4.0, gt=0, description="after that: longest wait for answers under way")
+    key_pepper_file: Path | None = Field(
+        None, description="secret that keys are bound to, shared by all replicas; empty: inside home, with SQLite"
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
+        (), description="load balancers whose X-Forwarded-For tells the client's address"
+    )
+    tenant_requests_per_s: float = Field(0.0, ge=0, description="most requests of a tenant a second; 0: no limit")
+    tenant_max_in_flight: int = Field(48, ge=1, description="most requests of a tenant at a time; more get 429")
+    tenant_requests_per_day: int = Field(
+        0, ge=0, description="most requests of a tenant a day (UTC), a rescan's items among them; 0: no limit"
+    )
+    request_timeout_s: float = Field(1260.0, gt=0, description="longest time to an answer, the upload included")
+    slow_client_s: float = Field(
+        7.0, ge=1, description="longest time for a request's headers, and for a sign of life while its body is sent"
+    )
+    min_upload_bytes_per_s: int = Field(1024, ge=1, description="slowest body; slower clients are dropped")
+    max_connections: int = Field(900, ge=1, description="most connections at a time; more are closed")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
 
     @property
@@ -128,6 +156,13 @@ class Settings(BaseModel):
         return self.signing_key_file or self.home / "signing.key"
 
     @property
+    def pepper_path(self) -> Path | None:
+        """Where the keys' secret is; None with PostgreSQL unless it is set, since replicas have to share it."""
+        if self.key_pepper_file is None and not self.record_url.startswith("sqlite:///"):
+            return None
+        return self.key_pepper_file or self.home / "key.pepper"
+
+    @property
     def worker_count(self) -> int:
         """How many processes decode."""
         return self.workers or len(os.sched_getaffinity(0))
@@ -141,6 +176,13 @@ class Settings(BaseModel):
             max_frames=self.max_frames,
             timeout_s=timeout_s,
         )
+
+    def fetch_rules(self) -> Rules:
+        """Return what the process that fetches links keeps to."""
+        return Rules(
+            self.max_body_bytes, self.fetch_timeout_s, self.fetch_max_redirects, self.fetch_internal_networks,
+            self.fetch_hosts, self.fetch_proxy,
+        )  # fmt: skip
 
     def shown(self) -> dict[str, str]:
         """Return every setting as text, secrets masked."""

@@ -141,7 +141,7 @@ class Local:
         api = Api(self.port)
         wait_until(lambda: self._server.started and api.get("/health/ready").status == 200)
         for role in Role if not self.keys else ():  # given, where the store cannot be written
-            self.keys[role.value] = self.engine.ledger.create_key(role.value, actor="test")[1]
+            self.keys[role.value] = self.engine.keys.create(role.value, actor="test")[1]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -34,6 +34,7 @@ from indexer.enroll import Enrolled, Enroller, Submission
 from indexer.exchange.manifest import Item
 from indexer.index import Index
 from indexer.jobs import Jobs
+from indexer.keys import Keys
 from indexer.ledger import Ledger
 from indexer.lists import ListEnroller
 from indexer.matcher import Answer, Matcher
@@ -45,6 +46,7 @@ from indexer.store import Store
 Codes = NDArray[np.uint8]
 ROOT = Path(__file__).parents[1]
 NAN = float("nan")
+PEPPER = b"pepper of the tests, 32 bytes ..."
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Shelf:
     jobs: Jobs
 
     def __post_init__(self) -> None:
+        self.keys = Keys(self.store, PEPPER)
         self.matcher = Matcher(self.record, self.index)
         self.enroller = Enroller(self.record, self.index)
         self.lists = ListEnroller(self.record, self.index, self.enroller.guard)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from indexer.ledger import Key
+from indexer.keys import Key
 from service.auth import PERMISSIONS, Permission, Role, allows
 
 

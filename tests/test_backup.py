@@ -60,7 +60,7 @@ def made(home: Path, target: Path, count: int = 40) -> list[str]:
 def test_a_restored_store_is_the_same(tmp_path: Path) -> None:
     ids = made(tmp_path / "home", tmp_path / "b")
     with opened(tmp_path / "home") as old, opened(tmp_path / "new") as new:
-        old.ledger.create_key("admin", actor="t")
+        old.keys.create("admin", actor="t")
         old.jobs.submit([{"id": "x"}], None, key_id="k")
         upkeep.back_up(old, tmp_path / "b2", actor="t")
         done = upkeep.restore(new, tmp_path / "b2", [tmp_path / "home" / "withdrawals.jsonl"])

@@ -23,7 +23,7 @@ def filled(home: Path) -> None:
         engine.load_index()
         engine.record.create_bank("b", actor="t")
         engine.enroll_media("b", corpus.jpeg(corpus.picture(1, 160, 120), 90), None, (), actor="t")
-        engine.ledger.create_key("admin", actor="t")
+        engine.keys.create("admin", actor="t")
         engine.save_index()
 
 
@@ -31,7 +31,8 @@ def test_all_is_well(tmp_path: Path) -> None:
     filled(tmp_path)
     found = findings(tmp_path)
     assert set(found) == {
-        "record", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals", "erasure",
+        "record", "pepper", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals",
+        "erasure",
         "leftovers", "backups", "workers",
     }  # fmt: skip
     assert all(finding.ok for finding in found.values()), found

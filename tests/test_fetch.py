@@ -1,6 +1,10 @@
 """Links: which are refused before any connection, and what a hostile server cannot do."""
 
+import contextlib
 import gzip
+import os
+import re
+import signal
 import socket
 import threading
 import time
@@ -12,12 +16,17 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from serving import Local
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import Local, wait_until
 
 from hashing.errors import MediaTooLarge, StaydownError
+from service.engine import Engine
 from service.errors import LinkFailed, LinkRefused
 from service.fetch import Fetcher
-from service.settings import Settings
+from service.fetch_wire import ANSWER, Outcome, Rules, error_of, unpack_answer
+from service.fetch_worker import Ended, fetched
+from service.settings import Settings, worker_environment
 
 INTERNAL = (ip_network("127.0.0.1/32"),)
 
@@ -116,9 +125,25 @@ def web(photo_jpeg: bytes) -> Iterator[Web]:
         thread.join()
 
 
-def fetch(link: str, **settings: Any) -> bytes:
-    given = {"home": Path("/nowhere"), "fetch_timeout_s": 2.0, "max_body_bytes": 200_000} | settings
-    return anyio.run(Fetcher(Settings(**given)).fetch, link)
+running: dict[str, Fetcher] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ended() -> Iterator[None]:
+    yield
+    for fetcher in running.values():
+        fetcher.close()
+    running.clear()
+
+
+def fetch(link: str, **more: Any) -> bytes:
+    """Fetch by a process of these settings, which is kept for the next link."""
+    given = {"home": Path("/nowhere"), "fetch_timeout_s": 2.0, "max_body_bytes": 200_000} | more
+    settings = Settings(**given)
+    key = repr(settings)
+    if key not in running:
+        running[key] = Fetcher(settings.fetch_rules(), worker_environment(), enabled=settings.fetch_enabled)
+    return anyio.run(running[key].fetch, link)
 
 
 def fetch_inside(link: str, **settings: Any) -> bytes:
@@ -223,7 +248,7 @@ def test_an_answer_that_is_not_the_media_failed(web: Web, path: str) -> None:
 @pytest.mark.parametrize("path", ["drip", "stall", "headers"])
 def test_one_deadline_covers_everything(web: Web, path: str) -> None:
     began = time.monotonic()
-    with pytest.raises(LinkFailed, match="TimeoutError"):
+    with pytest.raises(LinkFailed, match="in time"):
         fetch_inside(f"{web.url}/{path}", fetch_timeout_s=0.7)
     assert 0.6 < time.monotonic() - began < 3
 
@@ -272,12 +297,13 @@ def test_a_name_is_resolved_once_and_all_its_addresses_are_judged(monkeypatch: p
         found = answers.pop(0) if len(answers) > 1 else answers[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    monkeypatch.setattr("service.fetch.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("service.fetch_worker.socket.getaddrinfo", resolve)
+    outside, inside = Rules(1000, 2.0, 1), Rules(10**6, 2.0, 1, INTERNAL)
     before = web.connections
-    with pytest.raises(LinkRefused):
-        fetch("http://both.example/")
+    with pytest.raises(Ended, match="REFUSED"):
+        anyio.run(fetched, outside, "http://both.example/")
     answers[:] = [["127.0.0.1"], ["10.0.0.1"]]  # what a rebinding name answers the second time
-    fetch_inside(f"http://rebinding.example:{web.server_port}/media")
+    anyio.run(fetched, inside, f"http://rebinding.example:{web.server_port}/media")
     assert asked == ["both.example", "rebinding.example"]
     assert web.connections == before + 1
 
@@ -306,3 +332,182 @@ def test_over_http_a_link_is_refused_or_judged(web: Web, tmp_path: Path, local: 
 def test_the_errors_are_of_one_tree() -> None:
     assert issubclass(LinkRefused, StaydownError)
     assert not issubclass(LinkRefused, LinkFailed)
+
+
+# --- the process that fetches ----------------------------------------------------------------------
+
+
+def process_of(home: Path, web: Web, **more: Any) -> Engine:
+    """Return an engine of which the process that fetches has run."""
+    settings = Settings(home=home, workers=1, fetch_internal_networks=INTERNAL, **more)
+    engine = Engine(settings)
+    anyio.run(engine.fetcher.fetch, f"{web.url}/media")
+    return engine
+
+
+def memory(pid: int) -> bytes:
+    """Return all that a process may write to of its memory."""
+    found = b""
+    with Path(f"/proc/{pid}/mem").open("rb") as file:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, mode = line.split()[:2]
+            start, end = (int(number, 16) for number in span.split("-"))
+            if "w" in mode:
+                file.seek(start)
+                with contextlib.suppress(OSError):
+                    found += file.read(end - start)
+    return found
+
+
+def test_the_process_has_no_key_no_setting_and_no_bank(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAYDOWN_LOG_LEVEL", "error")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-the-environment")
+    with process_of(tmp_path, web) as engine:
+        engine.record.create_bank("canary-bank", actor="t")
+        _, key = engine.keys.create("admin", name="canary-name", actor="t")
+        pid = engine.fetcher.pid
+        assert pid is not None
+        anyio.run(engine.fetcher.fetch, f"{web.url}/media/canary-of-the-link")
+        theirs = memory(pid)
+        pepper = (tmp_path / "key.pepper").read_bytes().strip()
+        assert b"canary-of-the-link" in theirs, "the control: what is there is found"
+        for secret in (pepper, key.encode(), b"canary-bank", b"canary-name", b"canary-of-the-environment"):
+            assert secret not in theirs
+        seen = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"STAYDOWN" not in seen
+        assert b"canary" not in seen
+        assert not re.search(r"faiss|sqlalchemy|cv2|av/|pydantic", Path(f"/proc/{pid}/maps").read_text())
+        kinds = {str(link.readlink()).partition(":")[0] for link in Path(f"/proc/{pid}/fd").iterdir()}
+        assert kinds <= {"/dev/null", "socket", "anon_inode"}
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_process_that_ended_is_started_anew(web: Web, tmp_path: Path, photo_jpeg: bytes) -> None:
+    with process_of(tmp_path, web) as engine:
+        first = engine.fetcher.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not engine.fetcher._process.alive)
+        assert anyio.run(engine.fetcher.fetch, f"{web.url}/media") == photo_jpeg
+        assert engine.fetcher.pid != first
+
+
+def test_a_fetch_under_way_when_it_ends_is_an_error(web: Web, tmp_path: Path) -> None:
+    with process_of(tmp_path, web, fetch_timeout_s=10.0) as engine:
+        pid = engine.fetcher.pid
+        assert pid is not None
+        threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        with pytest.raises(LinkFailed, match="ended"):
+            anyio.run(engine.fetcher.fetch, f"{web.url}/stall")
+
+
+def test_a_process_that_hangs_holds_nobody_longer_than_the_deadline(web: Web, tmp_path: Path) -> None:
+    with process_of(tmp_path, web, fetch_timeout_s=0.5) as engine:
+        pid = engine.fetcher.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(LinkFailed, match="in time"):
+            anyio.run(engine.fetcher.fetch, f"{web.url}/media")
+        assert time.monotonic() - began < 4
+
+
+def test_many_links_at_once_are_not_mixed_up(web: Web, tmp_path: Path, photo_jpeg: bytes) -> None:
+    found: dict[int, bytes | str] = {}
+
+    async def run(fetcher: Fetcher) -> None:
+        async def one(number: int) -> None:
+            path = ("media", "404", "empty")[number % 3]
+            try:
+                found[number] = await fetcher.fetch(f"{web.url}/{path}")
+            except LinkFailed as error:
+                found[number] = str(error)
+
+        async with anyio.create_task_group() as group:
+            for number in range(60):
+                group.start_soon(one, number)
+
+    with process_of(tmp_path, web) as engine:
+        anyio.run(run, engine.fetcher)
+    expected = (photo_jpeg, "the link answered with status 404", b"")
+    assert found == {number: expected[number % 3] for number in range(60)}
+
+
+def test_links_may_be_limited_to_hosts(web: Web) -> None:
+    port = web.server_port
+    assert fetch_inside(f"http://127.0.0.1:{port}/media", fetch_hosts=("127.0.0.1",))
+    for host in ("localhost", "127.0.0.2", "8.8.8.8", "example.org.evil.example", "evilexample.org"):
+        with pytest.raises(LinkRefused):
+            fetch_inside(f"http://{host}:{port}/media", fetch_hosts=("127.0.0.1", "example.org"))
+    for onward in ("http://localhost/", "http://example.com/"):
+        with pytest.raises(LinkRefused):
+            fetch_inside(f"{web.url}/to/{onward}", fetch_hosts=("127.0.0.1",))
+
+
+class Tunnel(threading.Thread):
+    """A proxy that connects to what it is asked for, and remembers that; or refuses."""
+
+    def __init__(self, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
+        super().__init__(daemon=True)
+        self.listener, self.asked, self._answer = socket.create_server(("127.0.0.1", 0)), list[str](), answer
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except OSError:
+                return
+            line = client.makefile("rb").readline().decode()
+            self.asked.append(line.split()[1])
+            host, _, port = self.asked[-1].rpartition(":")
+            if b" 200 " not in self._answer:
+                client.sendall(self._answer)
+                client.close()
+                continue
+            onward = socket.create_connection((host, int(port)))
+            client.sendall(self._answer)
+            onward.sendall(client.recv(65536))
+            while piece := onward.recv(65536):
+                client.sendall(piece)
+            onward.close()
+            client.close()
+
+
+def test_a_proxy_is_asked_for_the_address_that_was_judged(web: Web, photo_jpeg: bytes) -> None:
+    proxy = Tunnel()
+    with proxy.listener:
+        before = web.connections
+        assert fetch_inside(f"{web.url}/media", fetch_proxy=proxy.url) == photo_jpeg
+        assert proxy.asked == [f"127.0.0.1:{web.server_port}"]
+        assert web.connections == before + 1
+        for link in ("http://10.0.0.1/", f"http://127.0.0.2:{web.server_port}/", "http://169.254.169.254/"):
+            with pytest.raises(LinkRefused):
+                fetch_inside(link, fetch_proxy=proxy.url)
+        assert len(proxy.asked) == 1, "what is refused is not even asked for"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 no\r\n\r\n", b"", b"nonsense\r\n\r\n", b"x" * 10_000])
+def test_a_proxy_that_does_not_connect_is_a_failure(web: Web, answer: bytes) -> None:
+    proxy = Tunnel(answer)
+    with proxy.listener, pytest.raises(LinkFailed):
+        fetch_inside(f"{web.url}/media", fetch_proxy=proxy.url)
+
+
+@given(st.binary(min_size=ANSWER.size, max_size=ANSWER.size))
+def test_no_answer_of_the_process_is_believed_beyond_its_range(data: bytes) -> None:
+    try:
+        outcome, status, size = unpack_answer(data, 1000)
+    except ValueError:
+        return
+    assert size <= (1000 if outcome is Outcome.MEDIA else 0)
+    assert 0 <= status <= 999
+
+
+def test_every_outcome_is_an_error_that_says_what_it_is() -> None:
+    said = {outcome: error_of(outcome, 404) for outcome in Outcome if outcome is not Outcome.MEDIA}
+    assert {type(error) for error in said.values()} == {LinkRefused, LinkFailed, MediaTooLarge}
+    assert len({str(error) for error in said.values()}) == len(said)

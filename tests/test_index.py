@@ -442,7 +442,7 @@ def test_a_backup_that_lacks_the_last_change_alone_is_told_from_it(embedded: She
 def test_a_snapshot_survives_keys_and_jobs(shelf: Shelf) -> None:
     """They append to the audit log without a new revision."""
     path = filled(shelf)
-    shelf.ledger.create_key("admin", actor="test")
+    shelf.keys.create("admin", actor="test")
     shelf.jobs.submit([{"url": "https://example.org"}], None, key_id="k")
     assert Index(50).load(path, shelf.record)
 

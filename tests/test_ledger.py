@@ -1,4 +1,4 @@
-"""Keys of which only a digest is kept, an audit log that shows what was tampered with, answers kept once."""
+"""An audit log that shows what was tampered with, answers kept once."""
 
 import json
 import random
@@ -7,92 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from shelf import Shelf, codes, opened, still
 from sqlalchemy import delete
 
-from indexer.ledger import UnknownKey, _digest
 from indexer.tables import audit
-
-# --- keys -------------------------------------------------------------------------------
-
-
-def test_a_key_is_shown_once_and_only_its_digest_is_kept(embedded: Shelf) -> None:
-    key, text = embedded.ledger.create_key("check", name="partner", actor="t")
-    assert (key.role, key.name, key.revoked_at) == ("check", "partner", None)
-    assert embedded.ledger.authenticate(text) == key
-    assert embedded.ledger.keys() == (key,)
-    embedded.store.close()
-    secret = text.split("_", 2)[2].encode()
-    data = b"".join(file.read_bytes() for file in embedded.path.parent.glob("staydown.db*"))
-    assert _digest(text) in data
-    assert secret not in data
-    assert text.encode() not in data
-
-
-def test_keys_are_long_and_all_different(shelf: Shelf) -> None:
-    made = [shelf.ledger.create_key("check", actor="t") for _ in range(30)]
-    assert len({text for _, text in made}) == len({key.key_id for key, _ in made}) == 30
-    assert all(len(text.split("_", 2)[2]) >= 43 for _, text in made)
-    assert shelf.ledger.count_keys() == 30
-
-
-def test_a_text_that_is_no_key_opens_nothing(shelf: Shelf) -> None:
-    key, text = shelf.ledger.create_key("admin", actor="t")
-    _, other = shelf.ledger.create_key("check", actor="t")
-    parts = text.split("_", 2)
-    swapped = "_".join([*parts[:2], other.split("_", 2)[2]])
-    wrong = [
-        "", "sd", "sd_", "__", "sd__", f"sd_{parts[1]}_", f"sd_{parts[1]}", f"xx_{parts[1]}_{parts[2]}", swapped,
-        text[:-1], text + "x", text + "\n", text.upper(), " " + text, key.key_id, "sd_%_x", "sd_' OR 1=1 --_x", "ä_ö_ü",
-    ]  # fmt: skip
-    assert [candidate for candidate in wrong if shelf.ledger.authenticate(candidate)] == []
-    for place in range(len(text)):
-        changed = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
-        assert shelf.ledger.authenticate(changed) is None
-
-
-@given(st.text(max_size=60))
-def test_no_text_is_an_error(book: Shelf, text: str) -> None:
-    assert book.ledger.authenticate(text) is None
-
-
-def test_a_revoked_key_opens_nothing_at_once_and_for_good(shelf: Shelf) -> None:
-    key, text = shelf.ledger.create_key("check", actor="t")
-    kept, other = shelf.ledger.create_key("check", actor="t")
-    with opened(shelf.url) as elsewhere:
-        elsewhere.ledger.revoke_key(key.key_id, actor="t")
-    assert shelf.ledger.authenticate(text) is None
-    assert shelf.ledger.authenticate(other) == kept
-    assert shelf.ledger.count_keys() == 1
-    all_keys = shelf.ledger.keys()
-    assert {found.key_id for found in all_keys if found.revoked_at is not None} == {key.key_id}
-    assert {found.key_id for found in all_keys} == {key.key_id, kept.key_id}
-    for unknown in ("k_0", "", key.key_id.upper()):
-        with pytest.raises(UnknownKey) as caught:
-            shelf.ledger.revoke_key(unknown, actor="t")
-        assert caught.value.word == "unknown_key"
-
-
-def test_the_first_key_is_made_once(shelf: Shelf) -> None:
-    text = shelf.ledger.create_first_key("admin")
-    assert text is not None
-    key = shelf.ledger.authenticate(text)
-    assert key is not None
-    assert key.role == "admin"
-    assert shelf.ledger.create_first_key("admin") is None
-    shelf.ledger.revoke_key(key.key_id, actor="t")
-    assert shelf.ledger.create_first_key("admin") is None, "a revoked key was a key"
-
-
-def test_keys_and_answers_do_not_count_as_changes(shelf: Shelf) -> None:
-    before = shelf.store.revision()
-    key, _ = shelf.ledger.create_key("check", actor="t")
-    shelf.ledger.revoke_key(key.key_id, actor="t")
-    shelf.ledger.remember(key.key_id, "i", b"d", {})
-    assert shelf.store.revision() == before
-
 
 # --- audit ------------------------------------------------------------------------------
 
@@ -101,9 +19,9 @@ def written(shelf: Shelf) -> int:
     """Write a dozen entries of several kinds; returns how many there are."""
     done = shelf.enroll_all([still(code) for code in codes(1, 4)])
     shelf.withdraw(done[0])
-    key, _ = shelf.ledger.create_key("check", actor="admin")
+    key, _ = shelf.keys.create("check", actor="admin")
     shelf.record.set_bank("b", actor="ä", description="ü")
-    shelf.ledger.revoke_key(key.key_id, actor="admin")
+    shelf.keys.revoke(key.key_id, actor="admin")
     shelf.jobs.submit([{"url": "x"}], None, key_id=key.key_id)
     shelf.withdraw(done[1])
     count, broken = shelf.ledger.verify()

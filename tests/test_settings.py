@@ -43,6 +43,10 @@ def test_every_setting_can_be_set() -> None:
         "WORKER_LOST_S": "13", "RESCAN_DAYS": "14", "RETRO_DAYS": "15",
         "SHUTDOWN_DRAIN_S": "16", "SHUTDOWN_GRACE_S": "17",
         "SEARCH_URL": "milvus://h:19530", "SEARCH_TIMEOUT_S": "13",
+        "FETCH_HOSTS": "example.org, Cdn.example", "FETCH_PROXY": "http://proxy:3128",
+        "KEY_PEPPER_FILE": "/p", "TRUSTED_PROXIES": "10.1.0.0/16", "TENANT_REQUESTS_PER_S": "18",
+        "TENANT_MAX_IN_FLIGHT": "19", "TENANT_REQUESTS_PER_DAY": "20", "REQUEST_TIMEOUT_S": "21", "SLOW_CLIENT_S": "22",
+        "MIN_UPLOAD_BYTES_PER_S": "23", "MAX_CONNECTIONS": "24",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)
     found = read_settings({PREFIX + name: value for name, value in given.items()})
@@ -63,12 +67,23 @@ def test_every_setting_can_be_set() -> None:
         ("FETCH_INTERNAL_NETWORKS", "10.0.0.1/8"), ("FETCH_INTERNAL_NETWORKS", "localhost"), ("LOG_LEVEL", "loud"),
         ("LOG_LEVEL", "INFO "), ("DATABASE_URL", "mysql://h/d"), ("DATABASE_URL", "/var/lib/staydown.db"),
         ("SEARCH_URL", "http://h:19530"), ("SEARCH_URL", "milvus://"), ("SEARCH_URL", "milvus://h/a/b"),
-        ("SEARCH_TIMEOUT_S", "0"),
+        ("SEARCH_TIMEOUT_S", "0"), ("SLOW_CLIENT_S", "0"), ("TENANT_MAX_IN_FLIGHT", "0"), ("TRUSTED_PROXIES", "lb"),
+        ("FETCH_PROXY", "socks5://h"), ("FETCH_PROXY", "http://u:p@h"), ("FETCH_PROXY", "http://"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(InvalidSettings, match=f"{PREFIX}{name}:"):
         read_settings({PREFIX + name: value})
+
+
+def test_where_the_pepper_is() -> None:
+    home = {"STAYDOWN_HOME": "/h"}
+    assert read_settings(home).pepper_path == Path("/h/key.pepper")
+    assert read_settings(home | {"STAYDOWN_DATABASE_URL": "sqlite:////other/x.db"}).pepper_path == Path("/h/key.pepper")
+    assert read_settings(home | {"STAYDOWN_DATABASE_URL": "sqlite://"}).pepper_path is None, "nothing is kept"
+    server = home | {"STAYDOWN_DATABASE_URL": "postgresql://u@h/d"}
+    assert read_settings(server).pepper_path is None, "replicas have to share it"
+    assert read_settings(server | {"STAYDOWN_KEY_PEPPER_FILE": "/p"}).pepper_path == Path("/p")
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:

@@ -91,7 +91,7 @@ def at_revision(address: str, revision: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
 def test_an_older_store_keeps_all_its_rows(blank: str, revision: str) -> None:
     at_revision(blank, revision)
     with opened(blank) as shelf:

@@ -133,7 +133,7 @@ def test_a_listener_that_is_cut_off_listens_again(
 
 def test_what_no_verdict_depends_on_nudges_nobody(address: str) -> None:
     with opened(address) as shelf, opened(address) as other, other.store.listening() as nudged:
-        shelf.ledger.create_key("check", actor="test")
+        shelf.keys.create("check", actor="test")
         assert not nudged(0.3)
         shelf.enroll(still(codes(7, 1)[0]))
         assert nudged(NEVER_S)
