@@ -11,12 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.signals import INVERSE, TRANSFORMS, VIEWS, Frames, Signal, SignalType, Transform, View
+from hashing.signals import (
+    INVERSE,
+    TRANSFORMS,
+    VIEWS,
+    Frames,
+    Signal,
+    SignalType,
+    Transform,
+    View,
+    no_frames,
+    profiles_of,
+)
 from indexer.alignment import FrameMatches, Segment, align
 from indexer.banks import Bank
 from indexer.index import Index
 from indexer.matches import Match
-from indexer.policy import POLICIES, Policy, false_match_probability, usable
+from indexer.policy import MIN_QUALITY, POLICIES, Policy, false_match_probability
 from indexer.record import Content, Located, Record
 from indexer.segments import Hits
 
@@ -67,10 +78,21 @@ def inverted(rows: Frames) -> Frames:
     return found
 
 
-def asked_rows(kind: SignalType, signal: Signal) -> Frames:
-    """Return the rows of a signal that are searched for one type."""
-    rows = usable(signal.of_type(kind))
-    return np.concatenate([rows, inverted(rows)]) if kind is SignalType.PDQ else rows
+def asked_rows(kind: SignalType, signals: Sequence[Signal]) -> tuple[Frames, NDArray[np.int64]]:
+    """Return the rows of signals that are searched for one type, signal by signal, and whose each is.
+
+    Of each signal its usable rows, and then the negatives of those.
+    """
+    rows = np.concatenate([no_frames(), *(signal.frames for signal in signals)])
+    whose = np.repeat(np.arange(len(signals)), [len(signal.frames) for signal in signals])
+    asked = np.isin(rows["profile"], profiles_of(kind)) & (rows["quality"] >= MIN_QUALITY)
+    rows, whose = rows[asked], whose[asked]
+    if kind is SignalType.PDQ:
+        upright = rows["transform"] == 0
+        rows, whose = np.concatenate([rows, inverted(rows)]), np.concatenate([whose, whose[upright]])
+        order = np.argsort(whose, kind="stable")
+        rows, whose = rows[order], whose[order]
+    return rows, whose
 
 
 def _transform(query: np.void, reference: np.void) -> str:
@@ -109,8 +131,8 @@ class Near:
     """What of the banks lies near to some signals, for one type."""
 
     kind: SignalType
-    rows: tuple[Frames, ...]  # searched, of each signal
-    ends: NDArray[np.int64]  # of each signal's rows, counted through all of them
+    rows: Frames  # searched, of all signals
+    whose: NDArray[np.int64]  # each row is, in order
     joined: _Joined
     known: int  # hashes that were searched
 
@@ -122,8 +144,8 @@ class Near:
     def matches(self, number: int, contents: Mapping[int, Content],
                 policies: Mapping[str, Policy]) -> list[tuple[Content, Match]]:  # fmt: skip
         """Return the contents that one of the signals matches, by the policies of their banks."""
-        rows, end = self.rows[number], int(self.ends[number])
-        found = self.joined.within(end - len(rows), end)
+        start, end = np.searchsorted(self.whose, (number, number + 1)).tolist()
+        rows, found = self.rows[start:end], self.joined.within(start, end)
         matches = []
         for pk in np.unique(found.content_pk).tolist():
             if content := contents.get(pk):
@@ -154,14 +176,13 @@ class FrameMatcher:
     def near(self, kind: SignalType, signals: Sequence[Signal], banks: Sequence[Bank]) -> Near | None:
         """Search one type in these banks; None if nothing of it is near."""
         users = [bank for bank in banks if kind in bank.signal_types]
-        rows = tuple(asked_rows(kind, signal) for signal in signals) if users else ()
-        ends = np.cumsum([len(each) for each in rows], dtype=np.int64)
-        if not len(ends) or not ends[-1]:
+        rows, whose = asked_rows(kind, signals if users else ())
+        if not len(rows):
             return None
         radius = max(POLICIES[bank.policy].radius_bits(kind) for bank in users)
         known = self._index.sizes()[kind.value]
-        hits = self._index.search(kind, np.concatenate(rows)["hash"], radius)
+        hits = self._index.search(kind, rows["hash"], radius)
         if not len(hits):
             return None
         located = self._record.locate(np.unique(hits.signal_pk), [bank.bank_pk for bank in users])
-        return Near(kind, rows, ends, _Joined.of(hits, located), known)
+        return Near(kind, rows, whose, _Joined.of(hits, located), known)

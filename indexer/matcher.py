@@ -78,6 +78,11 @@ class Matcher:
         self._keypoints = KeypointMatcher(record, index)
         self._apart = Apart(record)
 
+    @property
+    def revision(self) -> int:
+        """The revision up to which everything is found."""
+        return self._index.revision
+
     def signal_types(self, bank_names: Sequence[str] | None, reach: Reach = EVERYTHING) -> frozenset[SignalType]:
         """Return the types that the asked banks compare, with which a query has to be hashed.
 

@@ -3,6 +3,9 @@
 What is new is few, and what is kept may be much: so the kept hashes are searched in a small
 index of the new ones alone, and only what is near to one is matched, as any check is.
 Keypoints are not asked: they need the media itself.
+
+One process of a store sweeps at a time, and up to the revision that its own index has: what
+that lacks would be looked for in vain, and is the next sweep's.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -51,12 +54,11 @@ class _News:
 
     @staticmethod
     def _near(kind: SignalType, index: TypeIndex, page: list[Kept]) -> set[int]:
-        rows = [asked_rows(kind, kept.signal) for kept in page]
-        whose = np.repeat(np.arange(len(page)), [len(each) for each in rows])
+        rows, whose = asked_rows(kind, [kept.signal for kept in page])
         radius = max(policy.radius_bits(kind) for policy in POLICIES.values())
         if not len(whose):
             return set()
-        return set(whose[index.search(np.concatenate(rows)["hash"], radius).query].tolist())
+        return set(whose[index.search(rows["hash"], radius).query].tolist())
 
 
 def sweep(record: Record, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]],
@@ -65,11 +67,26 @@ def sweep(record: Record, matcher: Matcher, retro: Retro, told: Callable[[Match]
     """Ask all that is kept about what was enrolled since the last sweep; returns how much was found.
 
     `told` gives a match as it is shown, `reach_of` what the key that checked may ask about.
-    Cut short, it is done again, and finds nothing twice.
+    Cut short, it is done again, and finds nothing twice. Nothing is done while another process sweeps.
     """
-    mark, revision = retro.mark(), record.store.revision()
-    if mark is None or mark >= revision:
+    if not _due(retro, matcher):
         return 0
+    with record.store.turn("retro") as ours:
+        return 0 if ours is None else _swept(record, matcher, retro, told, lambda: stop() or not ours(), reach_of)
+
+
+def _due(retro: Retro, matcher: Matcher) -> tuple[int, int] | None:
+    """Return from which revision to which what is kept has to be asked; None if there is nothing to ask."""
+    mark, revision = retro.mark(), matcher.revision
+    return None if mark is None or mark >= revision else (mark, revision)
+
+
+def _swept(record: Record, matcher: Matcher, retro: Retro, told: Callable[[Match], dict[str, object]],
+           stop: Callable[[], bool], reach_of: Callable[[str], Reach]) -> int:  # fmt: skip
+    due = _due(retro, matcher)  # as of now: another process may have swept before this one had the turn
+    if due is None:
+        return 0
+    mark, revision = due
     news, last, found = _News.since(record, retro, mark), 0, 0
     while not stop():
         page = retro.page(last, _PAGE)

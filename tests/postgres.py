@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lacking import lacking
 from sqlalchemy import create_engine, text
 
 from indexer.store import Store
@@ -33,10 +34,7 @@ def needed() -> Path:
     """Return the folder of the programs; without it the test is skipped, and fails where CI=true."""
     folder = binaries()
     if folder is None:
-        reason = "no PostgreSQL server: apt-get install postgresql"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lacking("no PostgreSQL server: apt-get install postgresql")
     return folder
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lacking import lacking
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from serving import Api, Server, wait_until
@@ -57,9 +58,7 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="error")
 def strace(trace: Path) -> list[str]:
     """Return the words that put a command under watch; skip, or fail in CI, where strace is absent."""
     if shutil.which("strace") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is absent: apt-get install strace")
-        pytest.skip("strace is absent: apt-get install strace")
+        lacking("strace is absent: apt-get install strace")
     return ["strace", "-D", "-f", "-qq", "-s", "300", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(trace)]
 
 

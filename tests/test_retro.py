@@ -1,5 +1,8 @@
 """What is kept of checks whose sender agrees, and what is found of it when content is enrolled later."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from serving import Local, Server, make_key, wait_until
-from shelf import Shelf, bare, codes, film, flipped, still
+from shelf import ROOT, Shelf, bare, codes, film, flipped, opened, still
 from sqlalchemy import text
 
 from hashing.signals import Signal, SignalType
 from indexer import backup
 from indexer.errors import StoreBroken
+from indexer.index import TAKEN_AT_ONCE
 from indexer.matches import Match
 from indexer.retro import Retro
 from indexer.retro_sweep import sweep
@@ -302,3 +306,76 @@ def test_the_running_service_forgets_in_time_and_goes_on_after_a_kill(tmp_path: 
         assert server.api(keys["review"]).get("/v1/retro-matches").json["matches"] == []
         assert server.stop() == 0
     assert not any(CODES[1].tobytes() in file.read_bytes() for file in home.glob("staydown.db*"))
+
+
+# --- several processes ------------------------------------------------------------------
+
+
+def test_one_process_sweeps_at_a_time(shelf: Shelf) -> None:
+    for number in range(3):
+        kept(shelf, still(CODES[number]), str(number))
+    shelf.enroll(still(CODES[1]))
+    with opened(shelf.url) as other:
+        with shelf.store.turn("retro") as ours:
+            assert ours is not None
+            assert swept(other) == 0
+            assert finds(shelf) == []
+        assert swept(other) == 1
+        assert swept(shelf) == 0
+
+
+SWEEPER = """
+import sys
+from shelf import opened
+from indexer import retro_sweep
+from indexer.retro import Retro
+asked = []
+with opened(sys.argv[1]) as shelf:
+    shelf.index.refresh(shelf.record)
+    match = shelf.matcher.match
+    shelf.matcher.match = lambda *given: asked.append(1) or match(*given)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(20):
+        told = lambda match: {"content_id": match.content_id}
+        retro_sweep.sweep(shelf.record, shelf.matcher, Retro(shelf.store), told)
+    print(len(asked))
+"""
+
+
+def test_several_processes_ask_each_kept_signal_once(shelf: Shelf) -> None:
+    """Reviews: they go on being kept, and each sweep of its own would ask them again."""
+    for number in range(120):
+        kept(shelf, still(CODES[number]), str(number))
+    shelf.enroll_all([still(flipped(CODES[n], 40)) for n in range(120)])
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SWEEPER, shelf.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         text=True, cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        for _ in range(3)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    said = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        said.append(int(process.communicate(timeout=60)[0]))
+    assert sum(said) == 120, said
+    assert sorted(int(name or 0) for name, _ in finds(shelf)) == list(range(120))
+
+
+def test_a_sweep_goes_no_further_than_its_index(shelf: Shelf) -> None:
+    """A long list is taken in by the thread that watches, and not by a check: nothing is passed over meanwhile."""
+    kept(shelf, still(CODES[0]), "a")
+    shelf.index.watched = True
+    with opened(shelf.url) as other:
+        other.enroll_all([still(code) for code in codes(8, TAKEN_AT_ONCE + 100)])
+        done = other.enroll(still(flipped(CODES[0], 3)))
+    assert shelf.match(still(CODES[0])).matches == (), "it is behind"
+    assert swept(shelf) == 0
+    shelf.index.refresh(shelf.record)
+    assert swept(shelf) == 1
+    assert finds(shelf) == [("a", done.content_id)]
