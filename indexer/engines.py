@@ -12,6 +12,7 @@ given up after seconds, on either side.
 """
 
 import fcntl
+import json
 import os
 import select
 import sqlite3
@@ -20,9 +21,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, TableValuedAlias, column, create_engine, event, func, literal
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 CHANNEL = "staydown"  # of PostgreSQL's NOTIFY
 CONNECTIONS = 16
@@ -41,6 +44,10 @@ _BULK_PRAGMAS = (
     "PRAGMA cache_size=-131072",
     "PRAGMA wal_autocheckpoint=16384",  # pages: what thousands of rows touch again and again is moved once
 )
+# PostgreSQL does not know yet how large a table is that has just grown: what thousands of values are compared with
+# is looked up by the index for each of them, and not walked. Compiling queries pays for walks alone.
+_OFF = ("enable_hashjoin", "enable_mergejoin", "enable_material", "enable_seqscan", "enable_bitmapscan", "jit")
+_BULK_SETTINGS = tuple(f"SET LOCAL {name} = off" for name in _OFF)
 _IDLE_MS = 60_000  # of a transaction: a stopped process does not keep the others from writing for longer
 _SESSION = f"-c lock_timeout={_WAIT_MS} -c idle_in_transaction_session_timeout={_IDLE_MS}"
 _CONNECT: dict[str, Any] = {
@@ -216,8 +223,21 @@ def truncate_log(engine: Engine) -> None:
 
 def prepare_bulk(connection: Connection) -> None:
     """Make a connection ready for transactions of thousands of contents."""
-    for pragma in () if is_server(connection.engine) else _BULK_PRAGMAS:
-        connection.exec_driver_sql(pragma)
+    for statement in _BULK_SETTINGS if is_server(connection.engine) else _BULK_PRAGMAS:
+        connection.exec_driver_sql(statement)
+
+
+def values_of(connection: Connection, values: Sequence[Any], kind: TypeEngine[Any]) -> TableValuedAlias:
+    """Return values as a table of one column, `value`: one parameter, however many they are.
+
+    A list of parameters PostgreSQL would go through once for each row that it compares. Both
+    databases look each value up where the other table is joined from the outside (`outerjoin`);
+    else they may walk through all values for each row.
+    """
+    value = column("value", kind)
+    if is_server(connection.engine):
+        return func.unnest(literal(list(values), ARRAY(kind))).table_valued(value, name="wanted").render_derived()
+    return func.json_each(json.dumps(list(values))).table_valued(value, name="wanted")
 
 
 def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import BigInteger, Connection, or_, select
 
 from hashing.signals import FRAME_DTYPE, HASH_BYTES, Frames, SignalType, joined
-from indexer.engines import insert_rows
+from indexer.engines import insert_rows, values_of
 from indexer.guards import Held, Hold, words
 from indexer.store import Change
 from indexer.tables import exact, signal, sketch
@@ -58,13 +58,16 @@ class NewHashes:
 Digest = tuple[int, SignalType, bytes]  # whose, what, and which
 
 
+def _codes(frames: Frames) -> list[bytes]:
+    codes = frames["hash"].tobytes()
+    return [codes[start : start + HASH_BYTES] for start in range(0, len(codes), HASH_BYTES)]
+
+
 def _signal_rows(content_pks: Sequence[int], frames: Frames, held: Held) -> Iterator[tuple[Any, ...]]:
     """Yield rows of the table: content_pk, _COLUMNS, held, hash."""
     times = [[None if math.isnan(time) else time for time in frames[name].tolist()] for name in _COLUMNS[3:]]
-    codes = frames["hash"].tobytes()
-    hashes = [codes[start : start + HASH_BYTES] for start in range(0, len(codes), HASH_BYTES)]
     plain = (frames[name].tolist() for name in _COLUMNS[:3])
-    return zip(content_pks, *plain, *times, words(held), hashes, strict=True)
+    return zip(content_pks, *plain, *times, words(held), _codes(frames), strict=True)
 
 
 def add_rows(change: Change, content_pks: Sequence[int], frames: Frames, held: Held, digests: Iterable[Digest]) -> None:
@@ -81,6 +84,23 @@ def add_hashes(change: Change, parts: Sequence[NewHashes]) -> None:
     held = np.concatenate([np.empty(0, np.uint8), *(part.held for part in parts)])
     digests = ((part.content_pk, kind, digest) for part in parts for kind, digest in part.digests)
     add_rows(change, content_pks, joined([part.frames for part in parts]), held, digests)
+
+
+def lacking(connection: Connection, content_pks: Sequence[int], frames: Frames, digests: Sequence[Digest]) -> set[int]:
+    """Return which contents do not have all of these hashes yet: columns of one length, and digests."""
+    asked = sorted({*content_pks, *(pk for pk, _, _ in digests)})
+    wanted = values_of(connection, asked, BigInteger())
+    columns = (signal.c.content_pk, signal.c.profile, signal.c.view, signal.c.hash)
+    query = select(*columns).select_from(wanted.outerjoin(signal, signal.c.content_pk == wanted.c.value))
+    known = set(map(tuple, connection.execute(query)))
+    mine = zip(content_pks, frames["profile"].tolist(), frames["view"].tolist(), _codes(frames), strict=True)
+    found = {row[0] for row in mine if row not in known}
+    if digests:
+        query = select(exact.c.content_pk, exact.c.signal_type, exact.c.digest)
+        found_by = wanted.outerjoin(exact, exact.c.content_pk == wanted.c.value)
+        known = set(map(tuple, connection.execute(query.select_from(found_by))))
+        found |= {pk for pk, kind, digest in digests if (pk, kind.value, digest) not in known}
+    return found
 
 
 def hashes_of(

@@ -19,6 +19,7 @@ from indexer.enroll import fingerprint, fingerprints, kept_rows
 from indexer.errors import NothingToEnroll
 from indexer.guarding import Guard
 from indexer.guards import HOLDS, Held, Holds
+from indexer.hashes import lacking
 from indexer.index import Index
 from indexer.record import Known, Record
 from indexer.store import Change
@@ -83,6 +84,15 @@ class _Batch:
             [whole.cases[number] for number in chosen], [whole.labels[number] for number in chosen],
             places[self.owner[mine]], self.frames[mine], self.held[mine], digests,
         )  # fmt: skip
+
+    def lacking(self, change: Change, pks: NDArray[np.int64], asked: NDArray[np.bool_]) -> list[int]:
+        """Return which of the contents asked about have something that those with these keys in the record lack."""
+        places, mine = np.flatnonzero(asked).tolist(), asked[self.owner]
+        if not places:
+            return []
+        digests = [(int(pks[place]), *pair) for place in places for pair in self.digests.get(place, ())]
+        found = lacking(change.connection, pks[self.owner[mine]].tolist(), self.frames[mine], digests)
+        return [place for place in places if int(pks[place]) in found]
 
     def one(self, number: int) -> NewContent:
         """Return one content as it is written by itself."""
@@ -152,8 +162,9 @@ class ListEnroller:
         known = before | {batch.marks[number]: Known(*key) for number, key in zip(new, added, strict=True)}
         created = np.zeros(len(batch.marks), np.bool_)
         created[new] = True
-        for number in np.flatnonzero(~created).tolist():
-            self._record.complete(change, known[batch.marks[number]].content_pk, batch.one(number))
+        pks = np.array([known[mark].content_pk for mark in batch.marks], np.int64)
+        for number in batch.lacking(change, pks, ~created):
+            self._record.complete(change, int(pks[number]), batch.one(number))
         ids = tuple(known[mark].content_id for mark in batch.marks)
         return _listed(change, bank, batch, ids, tuple(created.tolist()))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, String, and_, func, or_, select, update
 
 from hashing.signals import (
     EXACT_BYTES,
@@ -24,6 +24,7 @@ from hashing.signals import (
 from indexer.banks import LIVE, Banks
 from indexer.companions import CompanionBook
 from indexer.contents import NewContent, insert_contents, new_hashes
+from indexer.engines import values_of
 from indexer.errors import UnknownContent
 from indexer.hashes import FREE, add_hashes, frames_of, hashes_of, searched
 from indexer.holds import HoldBook
@@ -99,13 +100,11 @@ class Record(Banks):
 
     def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
         """Return which of these contents a bank has, as a change sees it."""
-        found: dict[str, Known] = {}
-        for start in range(0, len(fingerprints), _BATCH):
-            same = content.c.fingerprint.in_(fingerprints[start : start + _BATCH])
-            query = select(content.c.fingerprint, content.c.content_pk, content.c.content_id)
-            for row in change.connection.execute(query.where(content.c.bank_pk == bank_pk, same)):
-                found[row.fingerprint] = Known(row.content_pk, row.content_id)
-        return found
+        wanted = values_of(change.connection, fingerprints, String())
+        same = and_(content.c.bank_pk == bank_pk, content.c.fingerprint == wanted.c.value)
+        query = select(content.c.fingerprint, content.c.content_pk, content.c.content_id)
+        found = change.connection.execute(query.select_from(wanted.outerjoin(content, same)))
+        return {mark: Known(content_pk, content_id) for mark, content_pk, content_id in found if mark is not None}
 
     def add_contents(self, change: Change, bank_pk: int, news: Sequence[NewContent]) -> dict[str, Known]:
         """Write contents of different fingerprints, with their hashes, inside a change."""

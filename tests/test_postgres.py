@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, text
 from test_watch import watched
 
 from indexer.errors import StoreBroken
+from indexer.exchange.hashlist import import_hashes
 from indexer.store import Store
 
 
@@ -179,6 +181,18 @@ def test_lists_longer_than_a_statement_takes(shelf: Shelf) -> None:
         marks = [f"{number:064x}" for number in range(70_000)]
         assert shelf.record.find_fingerprints(change, bank.bank_pk, marks) == {}
     assert len(done) == 60
+
+
+def test_what_a_list_names_is_looked_up_and_not_walked(address: str, postgres: Postgres, tmp_path: Path) -> None:
+    """A table that has just grown looks small to the planner, which then compares all rows with all values: 25 s."""
+    path = tmp_path / "list.csv"
+    path.write_text("hash\n" + "\n".join(bytes(code).hex() for code in codes(5, 45_000)))
+    postgres.sql(f"ALTER DATABASE {name_of(address)} SET statement_timeout = '10s'")
+    postgres.sql("ALTER TABLE content SET (autovacuum_enabled = off)", name_of(address))  # nothing is counted meanwhile
+    with opened(address) as shelf:
+        assert shown(shelf, "statement_timeout") == "10s"
+        for new in (45_000, 0):
+            assert sum(sum(part.created) for part in import_hashes(shelf.lists, "b", path, actor="t")) == new
 
 
 # --- when it goes away ------------------------------------------------------------------
