@@ -7,6 +7,7 @@
     │   ├── MediaTooLarge             media_too_large
     │   └── UnhashableMedia           its `reason` is the code: too_many_pixels, truncated, …
     ├── InvalidHash                   invalid_hash
+    ├── SandboxMissing                sandbox_missing
     └── (indexer.errors and service.errors grow the other branches)
 
 `code` is one stable word, the same in the HTTP body, the log, the metric and the
@@ -87,3 +88,9 @@ class InvalidHash(StaydownError):
     """The hash is not written as its signal type asks."""
 
     code = "invalid_hash"
+
+
+class SandboxMissing(StaydownError):
+    """This system cannot lock decoders in: STAYDOWN_SANDBOX=available does with what there is."""
+
+    code = "sandbox_missing"

@@ -3,6 +3,7 @@
 Bytes go in over a socket pair, a fixed binary record comes back (`wire`). The digests
 are taken on this side while the worker decodes, so they are known whatever happens to
 it. A worker that crashes, answers nonsense or runs out of time is ended and replaced.
+A worker has no settings, keys or bank from its start, and locks itself in (`cage`).
 """
 
 import queue
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashing import wire
+from hashing.cage import LAYERS, Sandbox
 from hashing.contrast import CONTRAST_DTYPE, MAX_CONTRASTS, TOLD_DTYPE, Contrasts, Tells, Told
-from hashing.errors import MediaError, Reason, UnhashableMedia
+from hashing.errors import MediaError, Reason, SandboxMissing, StaydownError, UnhashableMedia
 from hashing.evidence import EVIDENCE_DTYPE, Evidence, Pairs
 from hashing.hasher import Plan, admit, digests, with_digests
 from hashing.signals import Kind, Media, Signal, Sketches, no_frames
@@ -31,6 +33,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _Rows = NDArray[np.void]
 T = TypeVar("T")
 GRACE_S = 2.0
+START_S = 60.0  # of a worker, on a machine that is very busy
 ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
 
 
@@ -45,17 +48,28 @@ class _Failed(Exception):
 class _Worker:
     """One process and the socket to it."""
 
-    def __init__(self, environment: Mapping[str, str] | None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None, sandbox: Sandbox) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-P", "-m", "hashing.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "hashing.worker", str(theirs.fileno()), sandbox],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env={**(environment or {}), **_ONE_THREAD},
             )  # fmt: skip
         self._stream = self._socket.makefile("rb")
         self.items = 0
+        self._layers: frozenset[str] | None = None
+
+    def layers(self) -> frozenset[str]:
+        """Return which layers of the cage hold: the first that it says, once it is ready."""
+        if self._layers is None:
+            self._socket.settimeout(START_S)
+            try:
+                self._layers = wire.unpack_layers(self._read(1))
+            except (OSError, ValueError) as error:
+                raise _Failed(_reason_of(error)) from error
+        return self._layers
 
     @property
     def alive(self) -> bool:
@@ -187,15 +201,24 @@ class Opened:
 class Pool:
     """`workers` processes behind one thread-safe call."""
 
-    def __init__(self, workers: int, environment: Mapping[str, str] | None = None) -> None:
-        """Start the processes; `environment` is all that they see of this one's."""
-        self._environment = environment
+    def __init__(self, workers: int, environment: Mapping[str, str] | None = None,
+                 sandbox: Sandbox = Sandbox.AVAILABLE) -> None:  # fmt: skip
+        """Start the processes, and wait until they are locked in; `environment` is all that they see of this one's.
+
+        SandboxMissing if that is asked for and cannot be; UnhashableMedia if they do not start.
+        """
+        self._environment, self._sandbox = environment, sandbox
         self.workers = workers
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._busy: set[_Worker] = set()
         self._ended, self._lock = False, threading.Lock()
         for _ in range(workers):
-            self._idle.put(_Worker(environment))
+            self._idle.put(_Worker(environment, sandbox))
+        try:
+            self.layers = self._first_layers()
+        except StaydownError:
+            self._end_idle()
+            raise
 
     def hash_media(self, data: bytes, plan: Plan) -> Signal:
         """Hash media in a worker; waits for a free one.
@@ -253,9 +276,33 @@ class Pool:
             if self._ended:
                 self._idle.put(worker)  # for whoever waits beside this call
                 raise _Failed(Reason.DECODER_CRASHED)
-            worker = worker or _Worker(self._environment)
+            worker = worker or _Worker(self._environment, self._sandbox)
             self._busy.add(worker)
+        try:
+            self._check(worker.layers())
+        except (_Failed, SandboxMissing):
+            self._put_back(worker, None)
+            raise
         return worker
+
+    def _check(self, held: frozenset[str]) -> None:
+        if self._sandbox is Sandbox.REQUIRED and (missing := [layer for layer in LAYERS if layer not in held]):
+            raise SandboxMissing(f"decoders cannot be locked in: no {', '.join(missing)} here; see STAYDOWN_SANDBOX")
+
+    def _first_layers(self) -> frozenset[str]:
+        """Return which layers of the cage hold in all of the workers."""
+        try:
+            held = [worker.layers() for worker in self._idle.queue if worker is not None]
+        except _Failed as failure:
+            raise UnhashableMedia(failure.reason) from failure
+        found = frozenset(LAYERS).intersection(*held)
+        self._check(found)
+        return found
+
+    def _end_idle(self) -> None:
+        while not self._idle.empty():
+            if (worker := self._idle.get()) is not None:
+                worker.end()
 
     def _put_back(self, worker: _Worker, keep: _Worker | None) -> None:
         self._busy.discard(worker)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import pillow_heif
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, ImageOps
 
 from hashing.errors import CorruptMedia, Reason
 from hashing.media import Frame, Limits, Pixels, Sampling, Spans
@@ -38,6 +38,20 @@ _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexEr
                   Image.DecompressionBombError)  # fmt: skip
 
 pillow_heif.register_heif_opener(thumbnails=False)
+pillow_heif.options.DECODE_THREADS = 1
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def warm() -> bytes:
+    """Load all that Pillow loads when it is first needed, and return a picture of noise to go on with."""
+    Image.init()
+    noise, data = Image.effect_noise((96, 96), 64), b""
+    for name in ("JPEG", "GIF", "WEBP", "TIFF", "PNG"):
+        written = io.BytesIO()
+        noise.save(written, name)
+        data = written.getvalue()
+        list(Still(data, Limits()).frames(Sampling.SPARSE))
+    return data
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
+from hashing.cage import LAYERS
 from hashing.contrast import (
     CONTRAST_DTYPE,
     MAX_CONTRASTS,
@@ -222,3 +223,15 @@ def unpack_contrasts(body: bytes) -> Contrasts:
     if (rows["found"] > 1).any():
         raise ValueError("contrast out of range")
     return rows
+
+
+def pack_layers(held: frozenset[str]) -> bytes:
+    """Return which layers of the cage hold, as one byte."""
+    return bytes([sum(1 << bit for bit, layer in enumerate(LAYERS) if layer in held)])
+
+
+def unpack_layers(data: bytes) -> frozenset[str]:
+    """Return what `pack_layers` packed; ValueError."""
+    if len(data) != 1 or data[0] >> len(LAYERS):
+        raise ValueError("no worker of ours")
+    return frozenset(layer for bit, layer in enumerate(LAYERS) if data[0] >> bit & 1)

@@ -1,11 +1,14 @@
-"""The process in which media is decoded: `python -m hashing.worker FD`.
+"""The process in which media is decoded: `python -m hashing.worker FD SANDBOX`.
 
-Reads a request from the socket FD, answers with one record, and starts again; ends when
+It loads what it will need, locks itself in (`cage`), and says by its first byte which layers hold.
+Then it reads a request from the socket FD, answers with one record, and starts again; ends when
 the other side closes. It holds no bank, no key and no settings. An error that is not a
 MediaError ends the process: the pool turns that into `decoder_crashed`.
 """
 
-import resource
+import encodings
+import importlib
+import pkgutil
 import socket
 import sys
 
@@ -14,12 +17,18 @@ import cv2
 import numpy as np
 
 from hashing import wire
+from hashing.cage import Sandbox, lock
 from hashing.contrast import CONTRAST_DTYPE, TELL_DTYPE
 from hashing.edges import Plane
 from hashing.errors import MediaError
 from hashing.evidence import PAIR_DTYPE
-from hashing.hasher import confirm_pairs, hash_pictures, lay_over, tell_pairs
-from hashing.signals import no_sketches
+from hashing.hasher import Plan, confirm_pairs, hash_pictures, lay_over, tell_pairs
+from hashing.signals import SignalType, no_sketches
+from hashing.stills import warm
+
+# What is imported at its first use, which may be in the middle of a file: PyAV's parts, and codecs of names in EXIF.
+_IMPORTED_LATE = (av, encodings)
+_OF_OTHER_SYSTEMS = {"encodings.mbcs", "encodings.oem", "encodings.cp65001", "av.__main__"}
 
 
 class Desk:
@@ -73,12 +82,34 @@ def run(channel: socket.socket) -> None:
                 channel.sendall(desk.hash(header, stream.read(wire.unpack_request(header)[1])))
 
 
+def _load() -> None:
+    """Load all that is loaded when it is first needed: afterwards nothing may be opened any more."""
+    for package in _IMPORTED_LATE:
+        for part in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if part.name not in _OF_OTHER_SYSTEMS:
+                importlib.import_module(part.name)
+    _rehearse(warm(), Plan(types=frozenset(SignalType)))
+
+
+def _rehearse(data: bytes, plan: Plan) -> None:
+    """Do all that is asked of a worker once, with a picture: libraries import parts of themselves on the way."""
+    signal, planes = hash_pictures(data, plan)
+    for dtype, asked in ((PAIR_DTYPE, confirm_pairs), (TELL_DTYPE, tell_pairs)):
+        rows = np.zeros(1, dtype)
+        for name in set(rows.dtype.names or ()) - {"query"}:
+            rows[name] = signal.sketches[0] if name == "reference" else 0
+        asked(signal.sketches, planes, rows)
+    lay_over(data, plan, signal.sketches)
+
+
 def main() -> None:
-    """Prepare the process: no core dumps, no threads of its own, no words on stderr."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Prepare the process: no threads of its own, no words on stderr, and from then on nothing but its socket."""
     cv2.setNumThreads(1)
     av.logging.set_level(None)
-    run(socket.socket(fileno=int(sys.argv[1])))
+    _load()
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.sendall(wire.pack_layers(lock(Sandbox(sys.argv[2]))))
+    run(channel)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
 
+from hashing.errors import StaydownError
 from indexer.errors import IndexerError, IndexNotReady, SearchUnavailable, StoreBroken
 from service import api, audits, problems, rescans, retro, schemas
 from service.admission import Admission
@@ -46,6 +47,10 @@ _BODIES = (
 
 def _load(engine: Engine, ended: threading.Event) -> None:
     """Load the index beside the start, so that the process answers for itself at once."""
+    try:
+        _ = engine.pool
+    except StaydownError as error:
+        log().error("workers not started", code=error.word)
     while not engine.index.ready and not ended.is_set():
         try:
             engine.load_index()
@@ -117,6 +122,7 @@ async def ready(request: Request) -> Response:
     """Tell whether checks are answered: 200, or 503 while the index is loading, out of date, away, or it ends."""
     engine, status = api.engine_of(request), _status(request)
     body = {"status": status, "bank_revision": engine.index.revision, "hashes": engine.index.sizes()}
+    body["sandbox"] = sorted(engine.layers)
     if status == "ready":
         return JSONResponse(body)
     code = status if status == SearchUnavailable.code else IndexNotReady.code

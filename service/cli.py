@@ -73,6 +73,7 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
         connections.tuned(listener, settings)
         with Engine(settings) as engine:
             first = engine.keys.create_first(Role.ADMIN)
+            _ = engine.pool  # what starts at all can lock decoders in; else SandboxMissing
         if first is not None:
             output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)
         http = create_app(settings)

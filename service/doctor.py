@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hashing.cage import LAYERS
 from hashing.errors import StaydownError
 from hashing.hasher import Plan
 from hashing.signals import PERCEPTUAL, Frames, SignalType, profiles_of
@@ -169,9 +170,20 @@ def _workers(engine: Engine) -> Finding:
     return _finding("workers", "workers_fail", not answered, said)
 
 
+def _sandbox(engine: Engine) -> Finding:
+    wanted = engine.settings.sandbox
+    try:
+        held = engine.pool.layers
+    except StaydownError as error:
+        return Finding("sandbox", error.word, str(error))
+    missing = [layer for layer in LAYERS if layer not in held]
+    said = f"{wanted.value}: {', '.join(layer for layer in LAYERS if layer in held) or 'nothing'} holds"
+    return _finding("sandbox", "sandbox_missing", bool(missing), said)
+
+
 LOOKS: tuple[Callable[[Engine], Finding], ...] = (
     _record, _pepper, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers, _backups,
-    _workers,
+    _workers, _sandbox,
 )  # fmt: skip
 
 

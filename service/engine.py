@@ -185,11 +185,16 @@ class Engine:
 
     @property
     def pool(self) -> Pool:
-        """The worker processes, started at first use."""
+        """The worker processes, started at first use; SandboxMissing, UnhashableMedia."""
         with self._pool_lock:
             if self._pool is None:
-                self._pool = Pool(self.settings.worker_count, worker_environment())
+                self._pool = Pool(self.settings.worker_count, worker_environment(), self.settings.sandbox)
             return self._pool
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """Which layers of the cage hold in the workers, once there are any."""
+        return frozenset() if self._pool is None else self._pool.layers
 
     def _check_plan(self, banks: Sequence[str] | None, reach: Reach) -> Plan:
         """Return how a query of these banks is hashed.

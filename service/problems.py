@@ -32,6 +32,7 @@ STATUS = {
     "search_unavailable": 503,
     "too_many_hits": 503,
     "store_broken": 503,
+    "sandbox_missing": 503,
     "key_file_broken": 503,
     "invalid_request": 422,
     "unauthenticated": 401,

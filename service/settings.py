@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from hashing.cage import Sandbox
 from hashing.media import Limits
 from service.addresses import Network
 from service.errors import InvalidSettings
@@ -83,6 +84,9 @@ class Settings(BaseModel):
     )
     search_timeout_s: float = Field(10.0, gt=0, description="longest search in Milvus; then checks get 503")
     workers: int = Field(0, ge=0, le=256, description="processes that decode; 0: one a core")
+    sandbox: Sandbox = Field(
+        Sandbox.REQUIRED, description="how far decoders are locked in: required, available (what there is), or off"
+    )
     max_body_bytes: int = Field(256 * _MIB, ge=1, description="largest upload or fetched file")
     upload_timeout_s: float = Field(300.0, gt=0, description="longest arriving of a request's body")
     max_pixels: int = Field(100_000_000, ge=1, description="largest picture or frame")

@@ -33,7 +33,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert set(found) == {
         "record", "pepper", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals",
         "erasure",
-        "leftovers", "backups", "workers",
+        "leftovers", "backups", "workers", "sandbox",
     }  # fmt: skip
     assert all(finding.ok for finding in found.values()), found
     assert "1 contents" in found["record"].detail
@@ -66,7 +66,9 @@ def test_workers_that_cannot_answer_are_found(tmp_path: Path) -> None:
     assert not findings(tmp_path, check_timeout_s=60, max_pixels=1)["audit log"].detail.startswith("broken")
     with Engine(Settings(home=tmp_path, workers=1)) as engine:
         engine.pool.close()
-        engine._pool = type("Gone", (), {"workers": 1, "hash_media": _fail, "close": lambda self: None})()
+        engine._pool = type(
+            "Gone", (), {"workers": 1, "layers": frozenset(), "hash_media": _fail, "close": lambda self: None}
+        )()
         assert not {finding.what: finding for finding in examine(engine)}["workers"].ok
 
 

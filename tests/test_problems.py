@@ -533,7 +533,7 @@ from serving import Local
 from pathlib import Path
 with Local(Path(sys.argv[1])) as local:
     def fail(*_): raise RuntimeError("canary-4711")
-    local.engine.check_hashes = fail
+    local.engine.matcher.match_all = fail
     answer = local.api().post("/v1/check/hashes", {"signals": [{"signal_type": "pdq", "hash": "0" * 64}]})
     assert answer.is_problem(500, "internal_error")
     sys.stdout.write(answer.body.decode())

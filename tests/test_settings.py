@@ -46,7 +46,7 @@ def test_every_setting_can_be_set() -> None:
         "FETCH_HOSTS": "example.org, Cdn.example", "FETCH_PROXY": "http://proxy:3128",
         "KEY_PEPPER_FILE": "/p", "TRUSTED_PROXIES": "10.1.0.0/16", "TENANT_REQUESTS_PER_S": "18",
         "TENANT_MAX_IN_FLIGHT": "19", "TENANT_REQUESTS_PER_DAY": "20", "REQUEST_TIMEOUT_S": "21", "SLOW_CLIENT_S": "22",
-        "MIN_UPLOAD_BYTES_PER_S": "23", "MAX_CONNECTIONS": "24",
+        "MIN_UPLOAD_BYTES_PER_S": "23", "MAX_CONNECTIONS": "24", "SANDBOX": "available",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)
     found = read_settings({PREFIX + name: value for name, value in given.items()})
