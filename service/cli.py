@@ -69,7 +69,8 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
     sys.setswitchinterval(_SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops in order first, then raises it again
         signal.signal(number, lambda *_: sys.exit(0))
-    with _listening(host, port) as listener:
+    scheme = "https" if settings.tls_certificate_file else "http"
+    with _listening(scheme, host, port) as listener:
         connections.tuned(listener, settings)
         with Engine(settings) as engine:
             first = engine.keys.create_first(Role.ADMIN)
@@ -82,14 +83,14 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
         DrainingServer(config, http.state.drain, settings.shutdown_drain_s).run(sockets=[listener])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(scheme: str, host: str, port: int) -> socket.socket:
     """Take the port before anything else is done; InvalidSettings."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InvalidSettings(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    output.say_error(f"listening on http://{host}:{listener.getsockname()[1]}")
+    output.say_error(f"listening on {scheme}://{host}:{listener.getsockname()[1]}")
     return listener
 
 

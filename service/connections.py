@@ -7,7 +7,9 @@ ourselves, nothing is counted.
 """
 
 import asyncio
+import asyncio.constants
 import socket
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -92,9 +94,20 @@ def guarded(settings: Settings, dropped: Dropped) -> type[asyncio.Protocol]:
     return cast(type[asyncio.Protocol], partial(PatientNoLonger, settings, dropped))
 
 
+def _tls(settings: Settings) -> dict[str, Any]:
+    """Return uvicorn's options for TLS; a client that begins a handshake has the time of other slow ones."""
+    if settings.tls_certificate_file is None:
+        return {}
+    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = settings.slow_client_s  # a minute; uvicorn hands no other on
+    wanted = ssl.CERT_NONE if settings.tls_client_ca_file is None else ssl.CERT_REQUIRED
+    return {"ssl_certfile": settings.tls_certificate_file, "ssl_keyfile": settings.tls_key_file,
+            "ssl_ca_certs": settings.tls_client_ca_file, "ssl_cert_reqs": wanted}  # fmt: skip
+
+
 def config(app: Any, settings: Settings, dropped: Dropped, **more: Any) -> uvicorn.Config:
     """Return uvicorn's configuration: guarded connections, no log lines of its own, proxies only if they are named."""
     proxies = [str(network) for network in settings.trusted_proxies]
+    more |= _tls(settings)
     return uvicorn.Config(
         app, http=guarded(settings, dropped), ws="none", access_log=False, log_config=None, server_header=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES, proxy_headers=bool(proxies), forwarded_allow_ips=proxies,

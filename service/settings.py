@@ -126,6 +126,11 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         (), description="load balancers whose X-Forwarded-For tells the client's address"
     )
+    tls_certificate_file: Path | None = Field(None, description="certificate chain, PEM; empty: HTTP without TLS")
+    tls_key_file: Path | None = Field(None, description="the certificate's key, PEM")
+    tls_client_ca_file: Path | None = Field(
+        None, description="who has to have signed a client's certificate, PEM; empty: clients need none"
+    )
     tenant_requests_per_s: float = Field(0.0, ge=0, description="most requests of a tenant a second; 0: no limit")
     tenant_max_in_flight: int = Field(48, ge=1, description="most requests of a tenant at a time; more get 429")
     tenant_requests_per_day: int = Field(

@@ -292,16 +292,18 @@ def test_what_is_too_much_is_refused_at_once_and_others_are_not(narrow: Local) -
     keys = [narrow.engine.keys.create("audit", tenant=name, actor="t")[1] for name in ("a", "a", "b")]
     first, same, other = (Api(narrow.port, key) for key in keys)
     answers, times = [], []
-    for number in range(30):
+    start = time.monotonic()
+    for number in range(60):
         began = time.monotonic()
         answers.append((first, same)[number % 2].get("/v1/banks"))
         times.append(time.monotonic() - began)
     refused = [(answer, took) for answer, took in zip(answers, times, strict=True) if answer.status != 200]
-    assert 15 <= len(refused) <= 25
-    for answer, took in refused:
+    assert refused
+    assert 5 <= 60 - len(refused) <= 6 + 5 * (time.monotonic() - start)
+    assert sorted(took for _, took in refused)[len(refused) * 9 // 10] < 0.1
+    for answer, _ in refused:
         assert answer.is_problem(429, "too_many_requests")
         assert int(answer.headers["retry-after"]) >= 1
-        assert took < 0.1
     assert other.get("/v1/banks").status == 200
     assert Api(narrow.port, None).get("/health/live").status == 200
 

@@ -44,6 +44,7 @@ def test_every_setting_can_be_set() -> None:
         "SHUTDOWN_DRAIN_S": "16", "SHUTDOWN_GRACE_S": "17",
         "SEARCH_URL": "milvus://h:19530", "SEARCH_TIMEOUT_S": "13",
         "FETCH_HOSTS": "example.org, Cdn.example", "FETCH_PROXY": "http://proxy:3128",
+        "TLS_CERTIFICATE_FILE": "/c", "TLS_KEY_FILE": "/k", "TLS_CLIENT_CA_FILE": "/a",
         "KEY_PEPPER_FILE": "/p", "TRUSTED_PROXIES": "10.1.0.0/16", "TENANT_REQUESTS_PER_S": "18",
         "TENANT_MAX_IN_FLIGHT": "19", "TENANT_REQUESTS_PER_DAY": "20", "REQUEST_TIMEOUT_S": "21", "SLOW_CLIENT_S": "22",
         "MIN_UPLOAD_BYTES_PER_S": "23", "MAX_CONNECTIONS": "24", "SANDBOX": "available",
