@@ -204,7 +204,7 @@ class Record(Banks):
         wanted = {(kind, digest) for kind, digest in digests if kind in EXACT_BYTES}
         asked, found = sorted({digest for _, digest in wanted}), dict[Digest, list[int]]()
         query = select(exact.c.content_pk, exact.c.signal_type, exact.c.digest).join(
-            content, content.c.content_pk == exact.c.content_pk
+            content, content.c.content_pk == exact.c.content_pk + 0
         )
         with self.store.read() as connection:
             for start in range(0, len(asked), _BATCH):
@@ -214,14 +214,17 @@ class Record(Banks):
         return {pair: pks for pair, pks in found.items() if pair in wanted}
 
     def locate(self, signal_pks: NDArray[np.int64], bank_pks: Sequence[int]) -> Located:
-        """Return where hashes stand; those held, withdrawn, disabled or of other banks are left out."""
+        """Return where hashes stand; those held, withdrawn, disabled or of other banks are left out.
+
+        `+ 0`: for some dozens of keys SQLite would walk all contents of the banks, and look up the hashes of each.
+        """
         rows: list[Any] = []
         with self.store.read() as connection:
             for start in range(0, len(signal_pks), _BATCH):
                 wanted = [int(pk) for pk in signal_pks[start : start + _BATCH]]
                 query = (
                     select(signal)
-                    .join(content, content.c.content_pk == signal.c.content_pk)
+                    .join(content, content.c.content_pk == signal.c.content_pk + 0)
                     .where(signal.c.signal_pk.in_(wanted), FREE, *_active(bank_pks))
                 )
                 rows += connection.execute(query).all()

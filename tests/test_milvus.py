@@ -273,6 +273,18 @@ def test_an_address_with_nobody_there(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_process_that_never_reached_it_says_so(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, search_url="milvus://127.0.0.1:1", search_timeout_s=1.0, workers=1)
+    with Engine(settings) as engine:
+        assert engine.search_answers, "nobody has looked yet"
+        for look in (engine.load_index, engine.probe_search):
+            engine.search_answers = True
+            with pytest.raises(SearchUnavailable):
+                look()
+            assert not engine.search_answers
+        assert not engine.current
+
+
 def test_without_its_client_it_says_what_is_missing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, "indexer.milvus")

@@ -214,3 +214,29 @@ def test_what_is_new_is_found_without_a_walk_over_all_that_is_known(shelf: Shelf
         plan = [str(row) for row in connection.exec_driver_sql(f"{word} {asked[-1][0]}", asked[-1][1])]
     assert any("ix_content_revision" in line for line in plan), "\n".join(plan)
     assert not any("Join Filter" in line or "Materialize" in line for line in plan), "\n".join(plan)
+
+
+@pytest.mark.parametrize("keys", [1, 30, 300, 3000])
+def test_hits_are_joined_from_the_hashes_and_not_from_the_contents(shelf: Shelf, keys: int) -> None:
+    """For some dozens of keys SQLite once walked every content of the banks."""
+    asked: list[tuple[str, Any]] = []
+
+    def keep(_: object, __: object, statement: str, values: Any, *___: object) -> None:
+        asked.append((statement, values))
+
+    for seed in range(3):
+        shelf.enroll_all([bare((MD5, code[:16].tobytes()), rows=frames(code[None])) for code in codes(30 + seed, 2000)])
+    banks = [shelf.record.bank("b").bank_pk]
+    known = [(MD5, code[:16].tobytes()) for code in codes(30, 2000)]
+    event.listen(shelf.store.engine, "before_cursor_execute", keep)
+    assert len(shelf.record.locate(shelf.record.signal_keys()[:keys], banks).rows) == keys
+    assert len(shelf.record.find_exact(known[:keys], banks)) == min(keys, 2000)
+    event.remove(shelf.store.engine, "before_cursor_execute", keep)
+    joins = [one for one in asked if " JOIN " in one[0]]
+    assert len(joins) == 2
+    if shelf.store.gives_nudges:  # it knows how many rows there are, and a walk may be right for it
+        return
+    with shelf.store.read() as connection:
+        for statement, values in joins:
+            plan = [str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            assert any("SEARCH content USING INTEGER PRIMARY KEY" in line for line in plan), "\n".join(plan)
