@@ -15,6 +15,7 @@ the link of the audit chain, tells). Nothing in a snapshot was erased before its
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from indexer.snapshot import Arrays
 
 _Types = Mapping[SignalType, TypeIndex]
 TAKEN_AT_ONCE = 500  # hashes that a check takes in itself; more are the watch's
+_BREATH_S = 0.001  # between two portions of many: checks of this process wait for Python's lock meanwhile
 LOOSE_UPTO = 2 * SCANNED_UPTO  # hashes of a type that are looked at one by one
 FORGOTTEN_AT_ONCE = 1_000_000  # descriptors; a search does not wait until more than these are looked through
 
@@ -123,7 +125,9 @@ class Index:
         if latest > self.revision or not self.ready:
             with self._lock:
                 if latest > self.revision or not self.ready:
-                    for keys, frames in record.signals_since(max(self.revision, self._settled())):
+                    for number, (keys, frames) in enumerate(record.signals_since(max(self.revision, self._settled()))):
+                        if number and self.watched:
+                            time.sleep(_BREATH_S)
                         self._last_pk = self._add(self._types, keys, frames, self._last_pk)
                     self._add_sketches(record)
                     self.revision = latest
