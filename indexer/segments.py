@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hashing.signals import HASH_BYTES, Codes
 from indexer.bands import Bands, nearby, words_of
-from indexer.snapshot import Arrays
+from indexer.snapshot import Arrays, let_go
 
 SCANNED_UPTO = 131_072  # hashes in a segment without tables
 Keys = NDArray[np.int64]
@@ -112,8 +112,15 @@ class Segment:
         kept = np.isin(self.keys, live) | (self.keys > newest)
         if kept.all():
             return self
-        bands = None if self.bands is None else self.bands.only(kept)
-        return Segment(self.keys[kept], self.codes[kept], bands)
+        bands = None if self.bands is None else self.bands.only(kept, let_go)
+        only = Segment(self.keys[kept], self.codes[kept], bands)
+        self.let_go()
+        return only
+
+    def let_go(self) -> None:
+        """Give mapped memory back to the system, which reads it anew where it is needed."""
+        for array in self.arrays().values():
+            let_go(array)
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
@@ -121,7 +128,10 @@ def _joined(segments: Sequence[Segment]) -> Segment:
     if len(segments) == 1:
         return segments[0]
     keys = np.concatenate([segment.keys for segment in segments])
-    return Segment(keys, np.concatenate([segment.codes for segment in segments]))
+    joined = Segment(keys, np.concatenate([segment.codes for segment in segments]))
+    for segment in segments:
+        segment.let_go()
+    return joined
 
 
 def _compacted(segments: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -186,6 +196,8 @@ class TypeIndex:
             with self._changing:
                 seen = self._segments
                 self._sealed = len(seen)
+            for segment in seen if live is not None else ():
+                segment.let_go()  # what was searched stays in memory beside what is made else
             made = _compacted(seen if live is None else [segment.only(live, newest) for segment in seen])
             with self._changing:
                 self._segments = (*made, *self._segments[len(seen) :])
