@@ -122,10 +122,16 @@ class Bands:
         rows, starts = np.empty((BANDS, int(kept.sum())), np.uint32), np.empty_like(self.starts)
         before = np.zeros(len(kept) + 1, np.uint32)
         for number in range(BANDS):
-            stay = kept[self.rows[number]]
-            np.take(renumbered, self.rows[number][stay], out=rows[number])
-            np.cumsum(stay, out=before[1:])
-            np.take(before, self.starts[number], out=starts[number])
+            filled = 0
+            for first in range(0, len(kept), _PIECE):
+                old = self.rows[number, first : first + _PIECE]
+                stay = kept[old]
+                np.cumsum(stay, out=before[first + 1 : first + 1 + len(old)])
+                before[first + 1 : first + 1 + len(old)] += np.uint32(filled)
+                left = renumbered[old[stay]]
+                rows[number, filled : filled + len(left)] = left
+                filled += len(left)
+            starts[number] = before[self.starts[number]]
             read(self.rows[number])
         read(self.starts)
         return Bands(rows, starts)

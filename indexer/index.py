@@ -189,10 +189,13 @@ class Index:
         revision = record.store.revision()
         with self._lock:  # what comes in later is not judged by the keys that are read now
             newest, newest_sketch = self._last_pk, self._last_sketch_pk
-        live = record.signal_keys() if record.erased_since(self._clean) else None
-        made = [index.compact(live, newest) for index in self._types.values()]
-        if live is not None:
+        live = None
+        if record.erased_since(self._clean):
+            for index in self._types.values():  # of what was searched: there is a second of everything in a moment
+                index.let_go()
             self._forget_sketches(record, newest_sketch)
+            live = record.signal_keys()
+        made = [index.compact(live, newest) for index in self._types.values()]
         self._clean = revision
         return any(made)
 

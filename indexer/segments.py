@@ -112,10 +112,9 @@ class Segment:
         kept = np.isin(self.keys, live) | (self.keys > newest)
         if kept.all():
             return self
-        bands = None if self.bands is None else self.bands.only(kept, let_go)
-        only = Segment(self.keys[kept], self.codes[kept], bands)
+        keys, codes = self.keys[kept], self.codes[kept]
         self.let_go()
-        return only
+        return Segment(keys, codes, None if self.bands is None else self.bands.only(kept, let_go))
 
     def let_go(self) -> None:
         """Give mapped memory back to the system, which reads it anew where it is needed."""
@@ -196,13 +195,16 @@ class TypeIndex:
             with self._changing:
                 seen = self._segments
                 self._sealed = len(seen)
-            for segment in seen if live is not None else ():
-                segment.let_go()  # what was searched stays in memory beside what is made else
             made = _compacted(seen if live is None else [segment.only(live, newest) for segment in seen])
             with self._changing:
                 self._segments = (*made, *self._segments[len(seen) :])
                 self._sealed = 0
         return any(segment.bands is not None and segment not in seen for segment in made)
+
+    def let_go(self) -> None:
+        """Give mapped memory back to the system."""
+        for segment in self._segments:
+            segment.let_go()
 
     def exchange(self, old: Iterable[Segment], new: Iterable[Segment]) -> None:
         """Put segments in the place of others that hold the same."""
