@@ -75,10 +75,10 @@ def memory_mib() -> dict[str, int]:
 
 
 class Peak:
-    """The most memory of its own that this process had meanwhile, sampled."""
+    """The most memory of its own that this process had meanwhile, and the most in all, sampled."""
 
     def __enter__(self) -> "Peak":
-        self.own_mib, self._ended = 0, threading.Event()
+        self.own_mib, self.all_mib, self._ended = 0, 0, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
@@ -86,7 +86,8 @@ class Peak:
     def _sample(self) -> None:
         while not self._ended.wait(0.02):
             status = Path("/proc/self/status").read_text()
-            self.own_mib = max(self.own_mib, int(status.partition("RssAnon:")[2].split()[0]) // 1024)
+            own, all_ = (int(status.partition(name)[2].split()[0]) // 1024 for name in ("RssAnon:", "VmRSS:"))
+            self.own_mib, self.all_mib = max(self.own_mib, own), max(self.all_mib, all_)
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
@@ -124,7 +125,7 @@ def start(home: Path, hashes: int, *, tend: bool, withdraw: bool) -> dict[str, A
     """Start once, here: load, refresh, answer; if asked for, withdraw something, and put the index in order."""
     with Peak() as peak:
         told = _start(home, hashes, tend=tend, withdraw=withdraw)
-    return told | {"peak_own_mib": peak.own_mib}
+    return told | {"peak_own_mib": peak.own_mib, "peak_mib": peak.all_mib}
 
 
 def _start(home: Path, hashes: int, *, tend: bool, withdraw: bool) -> dict[str, Any]:

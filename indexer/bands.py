@@ -13,6 +13,7 @@ Each band has one table: rows of codes sorted by the band's bits, and where each
 begins. These are plain arrays, so that they can lie in a file that is mapped to memory.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -33,6 +34,7 @@ _NEXT_WORD = np.minimum(_FIRST_WORD + np.uint64(1), np.uint64(3))
 # codes: both wait for memory, the scan does not.
 _PROBE_COST, _CANDIDATE_COST = 12.0, 32.0
 _INSIDE: Literal["clip"] = "clip"  # what is taken lies inside: not looking saves a third of the time
+_PIECE = 1 << 20  # codes that are looked at at once while tables are made, for the sake of memory and of other threads
 
 Rows = NDArray[np.uint32]
 Words = NDArray[np.uint64]
@@ -103,21 +105,37 @@ class Bands:
         words, count = words_of(codes), len(codes)
         bits = min(count.bit_length() + 1, _WIDTH_BITS)
         rows, starts = np.empty((BANDS, count), np.uint32), np.zeros((BANDS, (1 << bits) + 1), np.uint32)
-        numbers = np.arange(count, dtype=np.uint64)
+        numbers, packed = np.arange(count, dtype=np.uint32), np.empty(count, np.uint64)
         for number in range(BANDS):
-            values = _values(words, bits, slice(number, number + 1))[:, 0]
-            rows[number] = np.sort(values << np.uint64(32) | numbers)  # the low half is kept
-            np.cumsum(np.bincount(values.astype(np.int64), minlength=1 << bits), out=starts[number, 1:])
+            for first in range(0, count, _PIECE):
+                piece = slice(first, first + _PIECE)
+                packed[piece] = _values(words[piece], bits, slice(number, number + 1))[:, 0]
+                starts[number, 1:] += np.bincount(packed[piece].view(np.int64), minlength=1 << bits).astype(np.uint32)
+            np.cumsum(starts[number], out=starts[number])
+            packed <<= np.uint64(32)
+            packed |= numbers
+            packed.sort()
+            rows[number] = packed  # the low half is kept
         return cls(rows, starts)
 
-    def only(self, kept: NDArray[np.bool_]) -> "Bands":
-        """Return the tables over the codes that are kept, without sorting anew."""
+    def only(self, kept: NDArray[np.bool_], read: Callable[[Rows], object] = lambda _: None) -> "Bands":
+        """Return the tables over the codes that are kept, without sorting anew; `read` is told what is done with."""
         renumbered = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
         rows, starts = np.empty((BANDS, int(kept.sum())), np.uint32), np.empty_like(self.starts)
+        before = np.zeros(len(kept) + 1, np.uint32)
         for number in range(BANDS):
-            stay = kept[self.rows[number]]
-            rows[number] = renumbered[self.rows[number][stay]]
-            starts[number] = np.concatenate([[0], np.cumsum(stay)])[self.starts[number]]
+            filled = 0
+            for first in range(0, len(kept), _PIECE):
+                old = self.rows[number, first : first + _PIECE]
+                stay = kept[old]
+                np.cumsum(stay, out=before[first + 1 : first + 1 + len(old)])
+                before[first + 1 : first + 1 + len(old)] += np.uint32(filled)
+                left = renumbered[old[stay]]
+                rows[number, filled : filled + len(left)] = left
+                filled += len(left)
+            starts[number] = before[self.starts[number]]
+            read(self.rows[number])
+        read(self.starts)
         return Bands(rows, starts)
 
     @property

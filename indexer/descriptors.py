@@ -23,7 +23,7 @@ from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from hashing.signals import HASH_BITS, HASH_BYTES, KEYPOINT_DTYPE, Codes, Sketches
-from indexer.snapshot import Arrays
+from indexer.snapshot import Arrays, let_go
 from indexer.votes import Cast, Keypoints, Keys, count
 
 FLAT_UPTO = 2_048
@@ -120,21 +120,25 @@ class _Segment:
         found = np.zeros(len(self), KEYPOINT_DTYPE)
         for name in _PLACED:
             found[name] = self.placed[name]
+        self._read_codes(found["code"])
+        return found
+
+    def _read_codes(self, into: Codes) -> None:
         if self._flat:
-            found["code"] = faiss.vector_to_array(self._search.xb).reshape(-1, HASH_BYTES)
-            return found
+            into[:] = faiss.vector_to_array(self._search.xb).reshape(-1, HASH_BYTES)
+            return
         held = self._search.invlists
         for number in np.unique(self.lists).tolist():
             size = held.list_size(number)
             rows = faiss.rev_swig_ptr(held.get_ids(number), size)
-            found["code"][rows] = faiss.rev_swig_ptr(held.get_codes(number), size * HASH_BYTES).reshape(size, -1)
-        return found
+            into[rows] = faiss.rev_swig_ptr(held.get_codes(number), size * HASH_BYTES).reshape(size, -1)
 
     def arrays(self) -> Arrays:
         """Return everything, to be written."""
+        code = np.empty((len(self), HASH_BYTES), np.uint8)
+        self._read_codes(code)
         columns: Arrays = {"sketches": self.sketches, "owner": self.owner, "lists": self.lists}
-        keypoints = self.keypoints()
-        return columns | {name: keypoints[name] for name in _COLUMNS}
+        return columns | {name: code if name == "code" else self.placed[name] for name in _COLUMNS}
 
     @classmethod
     def of(cls, arrays: Arrays) -> "_Segment":
@@ -143,6 +147,8 @@ class _Segment:
         for name in _COLUMNS:
             keypoints[name] = arrays[name]
         kept = [arrays[name].copy() for name in ("sketches", "owner", "lists")]  # the file is not held open
+        for array in arrays.values():
+            let_go(array)
         return cls(kept[0], kept[1], keypoints, kept[2])
 
     def near(self, asked: Voters) -> tuple[NDArray[np.int32], Keys]:

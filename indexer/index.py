@@ -15,6 +15,7 @@ the link of the audit chain, tells). Nothing in a snapshot was erased before its
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from indexer.snapshot import Arrays
 
 _Types = Mapping[SignalType, TypeIndex]
 TAKEN_AT_ONCE = 500  # hashes that a check takes in itself; more are the watch's
+_BREATH_S = 0.001  # between two portions of many: checks of this process wait for Python's lock meanwhile
 LOOSE_UPTO = 2 * SCANNED_UPTO  # hashes of a type that are looked at one by one
 FORGOTTEN_AT_ONCE = 1_000_000  # descriptors; a search does not wait until more than these are looked through
 
@@ -136,7 +138,10 @@ class Index:
 
     def _take_in(self, record: Record, latest: int) -> bool:
         """Take in what the record has more; say whether that was all: what is too much waits for the back-end."""
-        for keys, frames in record.signals_since(max(self.revision, self._settled())) if not self.full else ():
+        news = record.signals_since(max(self.revision, self._settled())) if not self.full else ()
+        for number, (keys, frames) in enumerate(news):
+            if number and self.watched:
+                time.sleep(_BREATH_S)
             self._last_pk = self._add(self._types, keys, frames, self._last_pk)
             if self.full:
                 break
@@ -201,10 +206,13 @@ class Index:
         revision = record.store.revision()
         with self._lock:  # what comes in later is not judged by the keys that are read now
             newest, newest_sketch = self._last_pk, self._last_sketch_pk
-        live = record.signal_keys() if record.erased_since(self._clean) else None
-        made = [index.compact(live, newest) for index in self._types.values()]
-        if live is not None:
+        live = None
+        if record.erased_since(self._clean):
+            for index in self._types.values():  # of what was searched: there is a second of everything in a moment
+                index.let_go()
             self._forget_sketches(record, newest_sketch)
+            live = record.signal_keys()
+        made = [index.compact(live, newest) for index in self._types.values()]
         self._clean = revision
         return any(made)
 

@@ -5,7 +5,8 @@ the two). The audit log has one line a transaction, which names all contents of 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -141,13 +142,28 @@ class ListEnroller:
 
     def enroll(self, bank_name: str, contents: HashList, *, actor: str) -> Listed:
         """Enroll contents in one transaction: all of them or none. UnknownBank, NothingToEnroll."""
-        bank = self._record.settings_of(bank_name)
-        held = self._guard.held(bank, contents.frames)
-        marks = _marks(contents)
+        return next(self.enroll_parts(bank_name, [contents], actor=actor))
+
+    def enroll_parts(self, bank_name: str, parts: Iterable[HashList], *, actor: str) -> Iterator[Listed]:
+        """Enroll lists, each as `enroll` does; one is made ready while the one before it is written."""
+        with ThreadPoolExecutor(1) as ahead:
+            ready = ((part, ahead.submit(self._prepared, bank_name, part)) for part in parts)
+            current = next(ready, None)
+            while current is not None:
+                following = next(ready, None)
+                yield self._enroll(bank_name, current[0], current[1].result(), actor)
+                current = following
+
+    def _prepared(self, bank_name: str, contents: HashList) -> tuple[list[str], Held]:
+        """Return the fingerprint of each content, and what the guards hold of its hashes. UnknownBank."""
+        held = self._guard.held(self._record.settings_of(bank_name), contents.frames)
+        return _marks(contents), held
+
+    def _enroll(self, bank_name: str, contents: HashList, prepared: tuple[list[str], Held], actor: str) -> Listed:
         with self._record.store.change(actor) as change:
             prepare_bulk(change.connection)
             bank = self._record.bank_within(change, bank_name)
-            done = self._write(change, bank, _batch(bank, contents, marks, held))
+            done = self._write(change, bank, _batch(bank, contents, *prepared))
         if self._index.ready:
             self._index.refresh(self._record)
         return done
@@ -156,7 +172,7 @@ class ListEnroller:
         first: dict[str, int] = {}
         for number, mark in enumerate(batch.marks):
             first.setdefault(mark, number)
-        before = self._record.find_fingerprints(change, bank.bank_pk, list(first))
+        before = self._record.find_fingerprints(change, bank.bank_pk, sorted(first))  # in the order of the index
         new = [number for mark, number in first.items() if mark not in before]
         added = insert_list(change, bank.bank_pk, batch.take(new))
         known = before | {batch.marks[number]: Known(*key) for number, key in zip(new, added, strict=True)}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hashing.signals import HASH_BYTES, Codes
 from indexer.bands import Bands, nearby, words_of
-from indexer.snapshot import Arrays
+from indexer.snapshot import Arrays, let_go
 
 SCANNED_UPTO = 131_072  # hashes in a segment without tables
 Keys = NDArray[np.int64]
@@ -112,8 +112,14 @@ class Segment:
         kept = np.isin(self.keys, live) | (self.keys > newest)
         if kept.all():
             return self
-        bands = None if self.bands is None else self.bands.only(kept)
-        return Segment(self.keys[kept], self.codes[kept], bands)
+        keys, codes = self.keys[kept], self.codes[kept]
+        self.let_go()
+        return Segment(keys, codes, None if self.bands is None else self.bands.only(kept, let_go))
+
+    def let_go(self) -> None:
+        """Give mapped memory back to the system, which reads it anew where it is needed."""
+        for array in self.arrays().values():
+            let_go(array)
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
@@ -121,7 +127,10 @@ def _joined(segments: Sequence[Segment]) -> Segment:
     if len(segments) == 1:
         return segments[0]
     keys = np.concatenate([segment.keys for segment in segments])
-    return Segment(keys, np.concatenate([segment.codes for segment in segments]))
+    joined = Segment(keys, np.concatenate([segment.codes for segment in segments]))
+    for segment in segments:
+        segment.let_go()
+    return joined
 
 
 def _compacted(segments: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -191,6 +200,11 @@ class TypeIndex:
                 self._segments = (*made, *self._segments[len(seen) :])
                 self._sealed = 0
         return any(segment.bands is not None and segment not in seen for segment in made)
+
+    def let_go(self) -> None:
+        """Give mapped memory back to the system."""
+        for segment in self._segments:
+            segment.let_go()
 
     def exchange(self, old: Iterable[Segment], new: Iterable[Segment]) -> None:
         """Put segments in the place of others that hold the same."""

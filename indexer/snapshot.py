@@ -96,3 +96,13 @@ def _mapped(file: BinaryIO) -> Snapshot:
         arrays[name] = data[place : place + size].view(kind).reshape(shape)
         place += _aligned(size)
     return Snapshot(said["about"], arrays)
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Give the memory of a mapped array back to the system: it is read anew where it is needed. Others stay."""
+    data: Any = array.base
+    mapped = getattr(getattr(data, "base", None), "obj", None)
+    if isinstance(mapped, mmap.mmap) and array.size:
+        first = array.ctypes.data - data.ctypes.data
+        start = first - first % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, start, first + array.nbytes - start)

@@ -54,6 +54,32 @@ def test_strided_arrays_are_written_as_they_look(tmp_path: Path) -> None:
     assert same(found.arrays, {"t": whole.T, "s": whole[::2, 1::3]})
 
 
+def resident(path: Path) -> int:
+    """How much of a mapped file is in this process's memory, in KiB."""
+    kib = 0
+    for part in Path("/proc/self/smaps").read_text().split(str(path))[1:]:
+        kib += int(part.partition("Rss:")[2].split()[0])
+    return kib
+
+
+def test_memory_that_is_let_go_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    arrays = {"a": np.arange(1_000_000), "b": np.arange(2_000_000), "c": np.arange(1_000_000)}
+    snapshot.write(path, {}, arrays)
+    found = snapshot.read(path)
+    assert found is not None
+    assert same(found.arrays, arrays)
+    before = resident(path)
+    assert before > 31_000
+    snapshot.let_go(found.arrays["b"])
+    assert before - 16_500 < resident(path) < before - 15_500
+    assert same(found.arrays, arrays)
+    assert resident(path) == before
+    for array in (np.arange(5), np.arange(9)[3:], np.frombuffer(b"abc", np.uint8), found.arrays["a"][:0]):
+        snapshot.let_go(array)
+    assert resident(path) == before
+
+
 def test_every_single_byte_counts(tmp_path: Path) -> None:
     path = tmp_path / "x"
     snapshot.write(path, {"of": "this store"}, drawn(1, [(5,), (2, 3), (0,), (7,)]))

@@ -33,10 +33,8 @@ def import_hashes(enroller: ListEnroller, bank: str, path: Path, *, actor: str) 
     gc.disable()  # a collection would walk millions of texts again and again, none of which is garbage
     try:
         contents = read_list(path)
-        return [
-            enroller.enroll(bank, contents.part(start, start + BATCH), actor=actor)
-            for start in range(0, len(contents), BATCH)
-        ]
+        parts = (contents.part(start, start + BATCH) for start in range(0, len(contents), BATCH))
+        return list(enroller.enroll_parts(bank, parts, actor=actor))
     finally:
         gc.enable()
 
