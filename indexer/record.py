@@ -27,6 +27,7 @@ from indexer.contents import NewContent, insert_contents, new_hashes
 from indexer.errors import UnknownContent
 from indexer.hashes import FREE, add_hashes, frames_of, hashes_of, searched
 from indexer.holds import HoldBook
+from indexer.seals import among
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store
 from indexer.tables import audit, bank, content, exact, signal, sketch
@@ -100,7 +101,7 @@ class Record(Banks):
         """Return which of these contents a bank has, as a change sees it."""
         found: dict[str, Known] = {}
         for start in range(0, len(fingerprints), _BATCH):
-            same = content.c.fingerprint.in_(fingerprints[start : start + _BATCH])
+            same = among(content.c.fingerprint, self.store.ring, fingerprints[start : start + _BATCH])
             query = select(content.c.fingerprint, content.c.content_pk, content.c.content_id)
             for row in change.connection.execute(query.where(content.c.bank_pk == bank_pk, same)):
                 found[row.fingerprint] = Known(row.content_pk, row.content_id)
@@ -205,7 +206,7 @@ class Record(Banks):
         query = (
             select(exact.c.content_pk, exact.c.signal_type, exact.c.digest)
             .join(content, content.c.content_pk == exact.c.content_pk)
-            .where(exact.c.digest.in_(wanted), *_active(bank_pks))
+            .where(among(exact.c.digest, self.store.ring, list(wanted)), *_active(bank_pks))
         )
         with self.store.read() as connection:
             rows = connection.execute(query).all()

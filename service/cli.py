@@ -28,7 +28,7 @@ from indexer.enroll import Enrolled
 from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
 from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from service import answers, cli_audit, cli_banks, cli_queue, cli_store, output, schemas
+from service import answers, cli_audit, cli_banks, cli_queue, cli_store, output, schemas, upkeep
 from service.app import create_app
 from service.auth import Role
 from service.drain import DrainingServer
@@ -71,6 +71,7 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
         signal.signal(number, lambda *_: sys.exit(0))
     with _listening(host, port) as listener:
         with Engine(settings) as engine:
+            upkeep.seal_if_new(engine)
             first = engine.ledger.create_first_key(Role.ADMIN)
         if first is not None:
             output.errors.print(f"There was no key yet. This admin key is shown once:\n\n    {first}\n", soft_wrap=True)

@@ -62,7 +62,8 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         """Open or create the store; StoreBroken. The index is loaded by `load_index`."""
         self.settings = settings
-        self.store = Store(settings.record_url, settings.database_connections)
+        self.store = Store(settings.record_url, settings.database_connections, settings.key_path)
+        self.store.revision()  # or its key is missing
         self.record = Record(self.store)
         self.tombstones = Tombstones(settings.withdrawals_path)
         self.withdrawals = Withdrawals(self.store)

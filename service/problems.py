@@ -32,6 +32,7 @@ STATUS = {
     "too_many_hits": 503,
     "store_broken": 503,
     "key_file_broken": 503,
+    "key_missing": 503,
     "invalid_request": 422,
     "unauthenticated": 401,
     "forbidden": 403,

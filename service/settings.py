@@ -66,6 +66,12 @@ class Settings(BaseModel):
     signing_key_file: Path | None = Field(
         None, description="Ed25519 key that signs heads of the audit log and exports; empty: inside home, made there"
     )
+    key_file: Path | None = Field(
+        None, description="keys that hashes are sealed with at rest; empty: inside home, made there"
+    )
+    seal_new_store: bool = Field(
+        True, description="whether `serve` seals a store that is new; on PostgreSQL only if a key file is set"
+    )
     database_connections: int = Field(
         16, ge=2, le=1000, description="most connections to PostgreSQL, and one to listen"
     )
@@ -126,6 +132,11 @@ class Settings(BaseModel):
     def signing_key_path(self) -> Path:
         """Where the key that signs is kept."""
         return self.signing_key_file or self.home / "signing.key"
+
+    @property
+    def key_path(self) -> Path:
+        """Where the keys that hashes are sealed with are kept."""
+        return self.key_file or self.home / "hash.keys"
 
     @property
     def worker_count(self) -> int:
