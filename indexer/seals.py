@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 from sqlalchemy import JSON, ColumnElement, Dialect, Engine, LargeBinary, String, Table, TypeDecorator, type_coerce
+from sqlalchemy.types import TypeEngine
 
 from indexer.errors import KeyFileBroken, KeyMissing, StoreBroken
 
@@ -169,7 +170,7 @@ def open_pieces(ring: Ring, file: BinaryIO) -> bytearray | None:
     key, nonce = ring.keys.get(head[len(MAGIC) : HEAD_BYTES].hex()), head[HEAD_BYTES:]
     whole, number = bytearray(), 0
     piece = file.read(_PIECE_BYTES + _TAG_BYTES)
-    while key is not None and piece:
+    while head.startswith(MAGIC) and key is not None and piece:
         after = file.read(_PIECE_BYTES + _TAG_BYTES)
         try:
             whole += key.sealing.decrypt(nonce + number.to_bytes(4, "big"), piece, b"more" if after else b"last")
@@ -225,6 +226,10 @@ class SealedHex(TypeDecorator[str]):
     """Bytes as hex, sealed so that equal ones stay equal: then as base64. To be asked for by `among`."""
 
     impl, cache_ok = String, True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Make room for what is sealed; SQLite takes text of any length, and changes a column by copying its table."""
+        return String(64 if dialect.name == "sqlite" else 128)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Seal."""

@@ -68,7 +68,7 @@ content = Table(
     Column("content_pk", _Key, primary_key=True),
     Column("content_id", String(32), nullable=False, unique=True),
     Column("bank_pk", Integer, ForeignKey("bank.bank_pk", ondelete="CASCADE"), nullable=False),
-    Column("fingerprint", SealedHex(128)),  # null once withdrawn
+    Column("fingerprint", SealedHex),  # null once withdrawn
     Column("revision", BigInteger, nullable=False, index=True),
     Column("enabled", Boolean, nullable=False, default=True),
     Column("kind", String(8), nullable=False),
