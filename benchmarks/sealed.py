@@ -97,9 +97,9 @@ def main() -> None:
         return
     print(f"{asked.hashes} hashes")
     for kind in ("plain", "sealed"):
-        with TemporaryDirectory() as folder:
-            figures = _in_process("--part", kind, folder, "--hashes", str(asked.hashes))
-            figures |= _in_process("--part", "start", folder)
+        with TemporaryDirectory() as made:
+            figures = _in_process("--part", kind, made, "--hashes", str(asked.hashes))
+            figures |= _in_process("--part", "start", made)
         print(kind, {name: round(value, 2) for name, value in figures.items()}, flush=True)
     print(f"largest child {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3:.0f} MB")
 

@@ -28,7 +28,7 @@ from indexer.errors import KeyFileBroken, KeyMissing, StoreBroken
 MAGIC = b"\xff\xffS1"  # no sketch begins like this, and nothing plain that is as long as a sealed value of its kind
 KEY_BYTES, _ID_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 5, 12, 16
 HEAD_BYTES = len(MAGIC) + _ID_BYTES
-_LEAST_BYTES = HEAD_BYTES + _TAG_BYTES + 16  # a sealed MD5
+_LEAST_BYTES = HEAD_BYTES + _NONCE_BYTES + _TAG_BYTES  # more than a SHA-256 has
 _ABOUT = b"staydown"
 
 

@@ -22,6 +22,7 @@ from indexer.ledger import Ledger
 from indexer.lists import HashList
 from indexer.policy import MIN_QUALITY
 from indexer.record import Record
+from indexer.retro import Retro
 from indexer.seals import MAGIC, Ring, is_sealed, open_pieces, read_keys, seal_pieces
 from indexer.store import Store
 from indexer.tombstones import Known
@@ -254,6 +255,22 @@ def test_a_backup_of_a_sealed_store_is_sealed_and_comes_back(sealed: Shelf, tmp_
     fresh.close()
 
 
+def test_what_is_kept_for_retro_matches_is_sealed(tmp_path: Path, keys: Path) -> None:
+    path = tmp_path / "x" / "s.db"
+    shelf = shelved(f"sqlite:///{path}", path, keys)
+    sealing.write_with(shelf.store, keys, actor="test")
+    retro = Retro(shelf.store)
+    for signal in various():
+        assert retro.keep(signal, shelf.match(signal), None, key_id="k", reference="r")
+    kept = [each.signal for each in retro.page(0, 10)]
+    assert [secrets_of(each)[:1] for each in kept] == [secrets_of(each)[:1] for each in various()]
+    assert [each.media for each in kept] == [each.media for each in various()]
+    data = on_disk(path.parent, keys)
+    for signal in various():
+        assert not [s for s in secrets_of(signal) if s in data or s.hex().encode() in data]
+    shelf.store.close()
+
+
 # --- the ciphers ------------------------------------------------------------------------
 
 
@@ -263,7 +280,7 @@ def test_what_was_sealed_is_opened(keys: Path) -> None:
         value = chance.bytes(size)
         assert ring.seal(value) == ring.seal_equally(value) == value, "a store that is not sealed"
     ring.use(next(iter(ring.keys)))
-    for size in (16, 32, 33, 5000):
+    for size in (1, 2, 16, 32, 33, 5000):
         value = chance.bytes(size)
         one, other = ring.seal(value), ring.seal(value)
         assert one != other and is_sealed(one) and ring.open(one) == ring.open(other) == value
