@@ -105,7 +105,7 @@ class Ring:
         return key.head + nonce + key.sealing.encrypt(nonce, value, _ABOUT)
 
     def seal_equally(self, value: bytes) -> bytes:
-        """Seal a value so that equal ones stay equal."""
+        """Seal a value of 12 bytes or more so that equal ones stay equal."""
         return value if self.current is None or not value else _matched(self._key(self.current), value)
 
     def sealed_forms(self, value: bytes) -> list[bytes]:

@@ -284,6 +284,8 @@ def test_what_was_sealed_is_opened(keys: Path) -> None:
         value = chance.bytes(size)
         one, other = ring.seal(value), ring.seal(value)
         assert one != other and is_sealed(one) and ring.open(one) == ring.open(other) == value
+        if size < 12:  # no digest is as short
+            continue
         equal = ring.seal_equally(value)
         assert [equal] == ring.sealed_forms(value) and ring.open_equal(equal) == value
         assert value not in one + equal
