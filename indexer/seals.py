@@ -58,7 +58,7 @@ def read_keys(path: Path) -> dict[str, Key]:
     try:
         lines = [line for line in path.read_text().split("\n") if line and not line.startswith("#")]
         raw = [base64.b64decode(line, validate=True) for line in lines]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise KeyFileBroken(f"{path.name} cannot be read: {type(error).__name__}") from error
