@@ -38,6 +38,7 @@ from sqlalchemy.types import NullType
 
 from indexer.engines import insert_rows, is_server, sync_folder
 from indexer.errors import BackupExists, InvalidBackup, StoreBroken, StoreNotEmpty
+from indexer.seals import SealedJson
 from indexer.store import Store, now
 from indexer.tables import api_key, audit, bank, content, metadata, state
 from indexer.tombstones import Known
@@ -98,14 +99,14 @@ def _opened(path: Path) -> Iterator[Store]:
 
 def _raw(column: Column[Any]) -> ColumnElement[Any]:
     """Return a column as the driver has it: every driver takes what the other gives, but JSON, which goes as text."""
-    return cast(column, Text) if isinstance(column.type, JSON) else type_coerce(column, NullType)
+    return cast(column, Text) if isinstance(column.type, JSON | SealedJson) else type_coerce(column, NullType)
 
 
 def _copy_table(table: Table, source: Connection, target: Connection) -> None:
     every = select(*map(_raw, table.columns)).order_by(*table.primary_key)
     names = [column.name for column in table.columns]
     for part in source.execution_options(yield_per=_ROWS).execute(every).partitions():
-        insert_rows(target, table, names, [tuple(row) for row in part])
+        insert_rows(target, table, names, [tuple(row) for row in part], raw=True)
 
 
 def _copy(source: Connection, target: Connection) -> None:

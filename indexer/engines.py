@@ -27,6 +27,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.types import TypeEngine
 
+from indexer.seals import sealed_rows
+
 CHANNEL = "staydown"  # of PostgreSQL's NOTIFY
 CONNECTIONS = 16
 _WAIT_MS = 30_000  # for whoever writes just now
@@ -240,13 +242,17 @@ def values_of(connection: Connection, values: Sequence[Any], kind: TypeEngine[An
     return func.json_each(json.dumps(list(values))).table_valued(value, name="wanted")
 
 
-def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+def insert_rows(
+    connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]], *, raw: bool = False
+) -> None:
     """Write rows, of values as the driver takes them: by COPY on PostgreSQL.
 
     SQLAlchemy's own ways bind each value by its name, which takes longer than the database does.
+    What columns seal is sealed here, unless the rows come as they lie in a store (`raw`).
     """
     if not rows:
         return
+    rows = rows if raw else sealed_rows(connection.dialect, table, names, rows)
     columns = ", ".join(names)
     if not is_server(connection.engine):
         marks = ", ".join("?" * len(names))

@@ -15,6 +15,7 @@ StaydownError (hashing.errors)
     ├── WithdrawalsUnknown   withdrawals_unknown
     ├── NotSigned            not_signed
     ├── KeyFileBroken        key_file_broken
+    ├── KeyMissing           key_missing
     ├── IndexNotReady        index_not_ready
     ├── SearchUnavailable    search_unavailable
     ├── TooManyHits          too_many_hits
@@ -106,6 +107,12 @@ class KeyFileBroken(IndexerError):
     """A file of keys cannot be read or written, or holds no key."""
 
     code = "key_file_broken"
+
+
+class KeyMissing(IndexerError):
+    """Hashes are sealed with a key that is not in the key file."""
+
+    code = "key_missing"
 
 
 class IndexNotReady(IndexerError):

@@ -240,11 +240,12 @@ class Index:
             about = self._about(record, self.revision) | {"last": [self._last_pk, self._last_sketch_pk]}
             segments = {kind: () if self._remote else index.segments for kind, index in self._types.items()}
             sketches = {bank_pk: each.parts() for bank_pk, each in self._descriptors.items()}
-        snapshot.write(path, about, dict(_arrays(segments, sketches)))
+        snapshot.write(path, about, dict(_arrays(segments, sketches)), record.store.ring)
         self._saved = sum(about["last"])
         if record.erased_since(self._clean):
             path.unlink(missing_ok=True)  # whoever erased something may have unlinked an older file
-        elif found := snapshot.read(path):  # mapped memory, that the system may take back; no older file stays open
+        elif record.store.ring.current is None and (found := snapshot.read(path)):
+            # mapped memory, that the system may take back; no older file stays open
             groups = _grouped(found.arrays)
             for kind, index in self._types.items():
                 index.exchange(segments[kind], map(Segment.of, _parts(groups, kind.value)))
@@ -263,7 +264,7 @@ class Index:
 
     def load(self, path: Path, record: Record) -> bool:
         """Load a snapshot if it is whole and of this store; otherwise say False and change nothing."""
-        found = snapshot.read(path)
+        found = snapshot.read(path, record.store.ring)
         if found is None:
             return False
         about, revision = dict(found.about), int(found.about["revision"])

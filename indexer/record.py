@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, String, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, String, and_, func, or_, select, type_coerce, update
 
 from hashing.signals import (
     EXACT_BYTES,
@@ -28,6 +28,7 @@ from indexer.engines import values_of
 from indexer.errors import UnknownContent
 from indexer.hashes import FREE, add_hashes, frames_of, hashes_of, searched
 from indexer.holds import HoldBook
+from indexer.seals import among, forms_of
 from indexer.sketches import SketchBook
 from indexer.store import Change, Store
 from indexer.tables import audit, bank, content, exact, signal, sketch
@@ -100,8 +101,9 @@ class Record(Banks):
 
     def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
         """Return which of these contents a bank has, as a change sees it."""
-        wanted = values_of(change.connection, fingerprints, String())
-        same = and_(content.c.bank_pk == bank_pk, content.c.fingerprint == wanted.c.value)
+        forms = forms_of(content.c.fingerprint, self.store.ring, fingerprints)
+        wanted = values_of(change.connection, forms, String())
+        same = and_(content.c.bank_pk == bank_pk, type_coerce(content.c.fingerprint, String) == wanted.c.value)
         query = select(content.c.fingerprint, content.c.content_pk, content.c.content_id)
         found = change.connection.execute(query.select_from(wanted.outerjoin(content, same)))
         return {mark: Known(content_pk, content_id) for mark, content_pk, content_id in found if mark is not None}
@@ -208,7 +210,8 @@ class Record(Banks):
         )
         with self.store.read() as connection:
             for start in range(0, len(asked), _BATCH):
-                mine = query.where(exact.c.digest.in_(asked[start : start + _BATCH]), *_active(bank_pks))
+                same = among(exact.c.digest, self.store.ring, asked[start : start + _BATCH])
+                mine = query.where(same, *_active(bank_pks))
                 for row in connection.execute(mine.order_by(exact.c.content_pk)):
                     found.setdefault((SignalType(row.signal_type), bytes(row.digest)), []).append(row.content_pk)
         return {pair: pks for pair, pks in found.items() if pair in wanted}

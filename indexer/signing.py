@@ -6,6 +6,7 @@ that was taken before, and kept elsewhere, tells.
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,9 @@ from indexer.errors import KeyFileBroken, NotSigned
 
 def make_secret_file(path: Path, data: bytes) -> bool:
     """Write a new file that its owner alone can read, durably; False if there is one of this name. KeyFileBroken."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         make_folder(path.parent)
-        part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()

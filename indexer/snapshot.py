@@ -1,7 +1,8 @@
 """Named arrays in one file that is mapped to memory, whole or not at all.
 
 `MAGIC`, a line of JSON (what the arrays belong to, and their names, types and shapes), the
-arrays, each at a multiple of 64 bytes, and the SHA-256 of all that. A file is believed only
+arrays, each at a multiple of 64 bytes, and the SHA-256 of all that. Of a store that is sealed the
+file is sealed too (`seals`), piece by piece: it cannot be mapped then, and is read to memory. A file is believed only
 after every byte of it was read and hashed, which takes about half a second a gigabyte; its
 pages then belong to the system, which shares them between processes and takes them back when
 memory is short. FAISS's own files are not used, since a damaged one may load without a word.
@@ -21,6 +22,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from indexer.seals import PLAIN, Ring, open_pieces, seal_pieces
 
 MAGIC = b"staydown-index 2\n"
 _ALIGNED_BYTES, _PIECE_BYTES = 64, 1 << 22
@@ -52,24 +55,33 @@ def _pieces(about: Mapping[str, Any], arrays: Arrays) -> Iterator[bytes | memory
         yield bytes(_aligned(len(data)) - len(data))
 
 
-def write(path: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
+def _summed(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    yield digest.digest()
+
+
+def write(path: Path, about: Mapping[str, Any], arrays: Arrays, ring: Ring = PLAIN) -> None:
     """Write a file that takes the place of another at once; OSError."""
-    part, digest = path.with_name(f"{path.name}.{os.getpid()}.part"), hashlib.sha256()
+    part, pieces = path.with_name(f"{path.name}.{os.getpid()}.part"), _pieces(about, arrays)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        for piece in _pieces(about, arrays):
-            digest.update(piece)
+        for piece in _summed(pieces) if ring.current is None else seal_pieces(ring, pieces):
             file.write(piece)
-        file.write(digest.digest())
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def read(path: Path) -> Snapshot | None:
+def read(path: Path, ring: Ring = PLAIN) -> Snapshot | None:
     """Map a file to memory; None if there is none, or it is not what was written, byte for byte."""
     try:
         with path.open("rb") as file:
-            return _mapped(file) if _whole(file) else None
+            if ring.current is not None:
+                opened = open_pieces(ring, file)
+                return None if opened is None else _parsed(opened)
+            return _parsed(_mapped(file)) if _whole(file) else None
     except OSError:
         return None
 
@@ -86,11 +98,15 @@ def _whole(file: BinaryIO) -> bool:
     return file.read() == digest.digest()
 
 
-def _mapped(file: BinaryIO) -> Snapshot:
-    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def _parsed(mapped: mmap.mmap | bytearray) -> Snapshot:
     end = mapped.find(b"\n", len(MAGIC)) + 1  # ours, byte for byte, from here on
-    said = json.loads(mapped[len(MAGIC) : end])
+    said = json.loads(bytes(mapped[len(MAGIC) : end]))
     data, place, arrays = np.frombuffer(mapped, np.uint8), _aligned(end), {}
+    data.flags.writeable = False
     for name, kind, shape in said["arrays"]:
         size = int(np.dtype(kind).itemsize * np.prod(shape, dtype=np.int64))
         arrays[name] = data[place : place + size].view(kind).reshape(shape)

@@ -37,6 +37,7 @@ from indexer.engines import (
     turn,
 )
 from indexer.errors import StoreBroken
+from indexer.seals import Ring, give_ring
 from indexer.tables import audit, state
 
 Position = tuple[int, bytes]  # the revision, and the audit chain's last link: the same while nothing has changed
@@ -88,7 +89,7 @@ class Change:
         self.entries.append((action, target, detail))
 
 
-_POSITION = select(state.c.revision, state.c.audit_digest)
+_POSITION = select(state.c.revision, state.c.audit_digest, state.c.sealed_with)
 _POSITION_SQL = str(_POSITION)
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr).encode
 
@@ -106,9 +107,9 @@ class Store:
 
     keep_tombstones: Callable[[Sequence[dict[str, Any]]], None] = staticmethod(lambda _: None)
 
-    def __init__(self, database_url: str, connections: int = CONNECTIONS) -> None:
-        """Open, create or migrate it; StoreBroken if that cannot be done."""
-        self._writing = threading.Lock()
+    def __init__(self, database_url: str, connections: int = CONNECTIONS, key_file: Path | None = None) -> None:
+        """Open, create or migrate it; StoreBroken, KeyFileBroken, or KeyMissing if it is sealed with another key."""
+        self._writing, self.ring = threading.Lock(), Ring(key_file)
         try:
             with ExitStack() as undo:
                 self.engine = open_engine(database_url, connections)
@@ -120,6 +121,7 @@ class Store:
             raise StoreBroken(f"the store's driver is not installed: {error.name}, see the extra `postgres`") from error
         except (SQLAlchemyError, CommandError, OSError) as error:
             raise StoreBroken(f"the store cannot be opened: {type(error).__name__}") from error
+        give_ring(self.engine, self.ring)
         self._reading = read_engine(self.engine)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self.gives_nudges = is_server(self.engine)
@@ -141,6 +143,7 @@ class Store:
         else:
             with self.broken_told("read"), closing(self.engine.raw_connection()) as borrowed:
                 row = borrowed.cursor().execute(_POSITION_SQL).fetchone()
+        self.ring.use(row[2])
         return int(row[0]), bytes(row[1])
 
     def audit_digest(self) -> bytes:
@@ -220,7 +223,9 @@ class Store:
                 step = 1 if counted else 0
                 bump = update(state).values(revision=state.c.revision + step)
                 nudge = self._nudge if counted else ()
-                row = connection.execute(bump.returning(state.c.revision, state.c.audit_digest, *nudge)).one()
+                told = (state.c.revision, state.c.audit_digest, state.c.sealed_with, *nudge)
+                row = connection.execute(bump.returning(*told)).one()
+                self.ring.use(row.sealed_with)
                 change = Change(connection, int(row.revision), bytes(row.audit_digest), actor)
                 yield change
                 self._append(change)

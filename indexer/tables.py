@@ -25,6 +25,8 @@ from sqlalchemy import (
     false,
 )
 
+from indexer.seals import Sealed, SealedEqually, SealedHex, SealedJson
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",
@@ -42,6 +44,7 @@ state = Table(
     Column("revision", BigInteger, nullable=False),
     Column("store_id", String(32), nullable=False),
     Column("audit_digest", LargeBinary, nullable=False),  # the last link of the audit chain
+    Column("sealed_with", String(16)),  # id of the key that hashes are written with; null: plain
 )
 
 bank = Table(
@@ -66,7 +69,7 @@ content = Table(
     Column("content_pk", _Key, primary_key=True),
     Column("content_id", String(32), nullable=False, unique=True),
     Column("bank_pk", Integer, ForeignKey("bank.bank_pk", ondelete="CASCADE"), nullable=False),
-    Column("fingerprint", String(64)),  # null once withdrawn
+    Column("fingerprint", SealedHex),  # null once withdrawn
     Column("revision", BigInteger, nullable=False, index=True),
     Column("enabled", Boolean, nullable=False, default=True),
     Column("kind", String(8), nullable=False),
@@ -95,7 +98,7 @@ signal = Table(
     Column("quality", SmallInteger, nullable=False),
     Column("timestamp_s", Float),
     Column("until_s", Float),
-    Column("hash", LargeBinary, nullable=False),
+    Column("hash", Sealed, nullable=False),
     Column("held", String(16)),  # why a guard keeps it out of matching
     Column("released", Boolean, nullable=False, default=False, server_default=false()),  # by a reviewer, all the same
     sqlite_autoincrement=True,
@@ -108,7 +111,7 @@ sketch = Table(
     Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
     Column("timestamp_s", Float),
     Column("until_s", Float),
-    Column("data", LargeBinary, nullable=False),  # hashing.keypoints.pack_sketch
+    Column("data", Sealed, nullable=False),  # hashing.keypoints.pack_sketch
     Column("held", String(16)),
     Column("released", Boolean, nullable=False, default=False, server_default=false()),
     sqlite_autoincrement=True,
@@ -120,7 +123,7 @@ contrast = Table(
     Column("contrast_pk", _Key, primary_key=True),
     Column("sketch_pk", _Key, ForeignKey("sketch.sketch_pk", ondelete="CASCADE"), nullable=False, index=True),
     Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
-    Column("data", LargeBinary, nullable=False),  # how the companion looks where the sketch was taken
+    Column("data", Sealed, nullable=False),  # how the companion looks where the sketch was taken
 )
 
 exact = Table(
@@ -129,7 +132,7 @@ exact = Table(
     Column("exact_pk", _Key, primary_key=True),
     Column("content_pk", _Key, ForeignKey("content.content_pk", ondelete="CASCADE"), nullable=False, index=True),
     Column("signal_type", String(8), nullable=False),
-    Column("digest", LargeBinary, nullable=False),
+    Column("digest", SealedEqually, nullable=False),
     Index("ix_exact_digest", "digest", "signal_type"),
 )
 
@@ -179,7 +182,7 @@ idempotency = Table(
     metadata,
     Column("key_id", String(32), primary_key=True),
     Column("idempotency_key", String(255), primary_key=True),
-    Column("request_digest", LargeBinary, nullable=False),
+    Column("request_digest", Sealed, nullable=False),
     Column("answer", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
 )
@@ -199,7 +202,7 @@ rescan_item = Table(
     metadata,
     Column("rescan_id", String(32), ForeignKey("rescan.rescan_id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("request", JSON, nullable=False),
+    Column("request", SealedJson, nullable=False),
     Column("result", JSON(none_as_null=True)),
 )
 
@@ -253,9 +256,9 @@ retro_signal = Table(
     Column("kept_at", String(32), nullable=False, index=True),
     Column("banks", JSON(none_as_null=True)),  # those that were asked; null: all
     Column("known", JSON, nullable=False),  # ids of contents that the answer named
-    Column("media", JSON, nullable=False),
-    Column("frames", LargeBinary, nullable=False),  # FRAME_DTYPE
-    Column("exact", JSON, nullable=False),
+    Column("media", SealedJson, nullable=False),
+    Column("frames", Sealed, nullable=False),  # FRAME_DTYPE
+    Column("exact", SealedJson, nullable=False),
     info={"passing": True},
     sqlite_autoincrement=True,
 )

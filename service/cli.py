@@ -27,7 +27,7 @@ from indexer.enroll import Enrolled
 from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
 from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from service import answers, cli_audit, cli_banks, cli_keys, cli_queue, cli_store, connections, output, schemas
+from service import answers, cli_audit, cli_banks, cli_keys, cli_queue, cli_store, connections, output, schemas, upkeep
 from service.app import create_app
 from service.auth import Role
 from service.drain import DrainingServer
@@ -73,6 +73,7 @@ def serve(host: str = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=
     with _listening(scheme, host, port) as listener:
         connections.tuned(listener, settings)
         with Engine(settings) as engine:
+            upkeep.seal_if_new(engine)
             first = engine.keys.create_first(Role.ADMIN)
             _ = engine.pool  # what starts at all can lock decoders in; else SandboxMissing
         if first is not None:

@@ -1,4 +1,4 @@
-"""The commands that look after the store as a whole: backup, restore, erase."""
+"""The commands that look after the store as a whole: backup, restore, erase, seal."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from indexer import sealing
 from service import output, upkeep
 from service.engine import Engine
 from service.settings import read_settings
@@ -66,8 +67,21 @@ def erase(as_json: AsJson = False) -> None:
     raise typer.Exit(2 if receipt.left else 0)
 
 
+def seal(rotate: Annotated[bool, typer.Option("--rotate", help="make a new key first, and use that")] = False,
+         as_json: AsJson = False) -> None:  # fmt: skip
+    """Seal every hash in the store with the last key of the key file, while everything goes on; may be interrupted."""
+    with Engine(read_settings()) as engine, output.progress(sum(engine.record.counts()), "seal") as bar:
+        rows = upkeep.seal(engine, lambda _, count: bar.advance(bar.task_ids[0], count), rotate=rotate, actor="cli")
+        counts = sealing.counts(engine.store)
+        fields: dict[str, Any] = {"key": sealing.sealed_with(engine.store), "rows": rows}
+    said = {name: ", ".join(f"{count} {how}" for how, count in found.items()) for name, found in counts.items()}
+    _show(fields | ({"tables": counts} if as_json else said), as_json)
+    output.say_error("Rows that were plain may have left copies behind, and older backups have them: staydown erase.")
+
+
 def install(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("backup")(back_up)
     app.command("restore")(restore)
     app.command("erase")(erase)
+    app.command("seal")(seal)

@@ -18,6 +18,7 @@ from indexer.backup import verified
 from indexer.errors import InvalidBackup
 from indexer.index import Index
 from indexer.policy import MIN_QUALITY
+from indexer.sealing import sealed_with
 from indexer.segments import Keys
 from service.engine import Engine
 from service.pepper import is_open
@@ -51,6 +52,12 @@ def _record(engine: Engine) -> Finding:
     said = f"revision {engine.store.revision()}, {contents} contents, {hashes} frame hashes"
     said += f", schema {engine.withdrawals.schema()}"
     return _finding("record", "record_damaged", bool(damage), "; ".join(damage) or said)
+
+
+def _sealed(engine: Engine) -> Finding:
+    key_id = sealed_with(engine.store)
+    said = "plain: staydown seal" if key_id is None else f"written with key {key_id}"
+    return Finding("hashes at rest", None, said)
 
 
 def _keys(engine: Engine) -> Finding:
@@ -182,8 +189,8 @@ def _sandbox(engine: Engine) -> Finding:
 
 
 LOOKS: tuple[Callable[[Engine], Finding], ...] = (
-    _record, _pepper, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers, _backups,
-    _workers, _sandbox,
+    _record, _sealed, _pepper, _keys, _audit, _orphans, _index_cache, _index, _withdrawals, _erasure, _leftovers,
+    _backups, _workers, _sandbox,
 )  # fmt: skip
 
 

@@ -52,9 +52,9 @@ def _tell(error: StoreBroken | None) -> None:
 
 
 def _keys(store: Store, settings: Settings) -> Keys:
-    """Return the keys, bound to their pepper; where it was made just now, older keys are bound to it. InvalidSettings.
+    """Return the keys, bound to their pepper; one made just now binds older keys. InvalidSettings.
 
-    A pepper that the operator gives binds older keys when asked to: replicas without it know them until then.
+    One that the operator gives does so when asked to: replicas without it know them until then.
     """
     if settings.pepper_path is None:
         return Keys(store)
@@ -82,7 +82,8 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         """Open or create the store; StoreBroken. The index is loaded by `load_index`."""
         self.settings = settings
-        self.store = Store(settings.record_url, settings.database_connections)
+        self.store = Store(settings.record_url, settings.database_connections, settings.key_path)
+        self.store.revision()  # or its key is missing
         self.record = Record(self.store)
         self.tombstones = Tombstones(settings.withdrawals_path)
         self.withdrawals = Withdrawals(self.store)

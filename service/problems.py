@@ -34,6 +34,7 @@ STATUS = {
     "store_broken": 503,
     "sandbox_missing": 503,
     "key_file_broken": 503,
+    "key_missing": 503,
     "invalid_request": 422,
     "unauthenticated": 401,
     "forbidden": 403,

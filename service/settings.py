@@ -72,6 +72,12 @@ class Settings(BaseModel):
     signing_key_file: Path | None = Field(
         None, description="Ed25519 key that signs heads of the audit log and exports; empty: inside home, made there"
     )
+    key_file: Path | None = Field(
+        None, description="keys that hashes are sealed with at rest; empty: inside home, made there"
+    )
+    seal_new_store: bool = Field(
+        True, description="whether `serve` seals a store that is new; on PostgreSQL only if a key file is set"
+    )
     database_connections: int = Field(
         16, ge=2, le=1000, description="most connections to PostgreSQL, and one to listen"
     )
@@ -170,6 +176,11 @@ class Settings(BaseModel):
         if self.key_pepper_file is None and not self.record_url.startswith("sqlite:///"):
             return None
         return self.key_pepper_file or self.home / "key.pepper"
+
+    @property
+    def key_path(self) -> Path:
+        """Where the keys that hashes are sealed with are kept."""
+        return self.key_file or self.home / "hash.keys"
 
     @property
     def worker_count(self) -> int:

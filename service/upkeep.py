@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer import backup
+from indexer import backup, sealing
 from indexer.engines import is_server
 from indexer.erasure import Eraser, Place, Receipt
 from indexer.errors import IndexerError, WithdrawalsUnknown
@@ -51,6 +51,37 @@ def erase(engine: Engine) -> Receipt:
     """Make sure that what was withdrawn is physically gone."""
     engine.tombstones.complete(engine.withdrawals)
     return eraser(engine).erase(engine.tombstones.known())
+
+
+def seal_if_new(engine: Engine) -> None:
+    """Seal a store in which there is nothing yet, unless told otherwise; KeyFileBroken.
+
+    On a database that other machines use too, only where a key file was set: each machine would make its own.
+    """
+    settings, store = engine.settings, engine.store
+    own_keys = settings.key_file is not None or not is_server(store.engine)
+    if settings.seal_new_store and own_keys and sealing.sealed_with(store) is None and sealing.is_new(store):
+        sealing.make_key_file(settings.key_path)
+        sealing.write_with(store, settings.key_path, actor="serve")
+
+
+def seal(engine: Engine, told: sealing.Progress, *, rotate: bool, actor: str) -> int:
+    """Seal every row with the last key of the key file, a new one if asked; returns how many rows there were.
+
+    KeyFileBroken, KeyMissing. What was interrupted goes on.
+    """
+    path = engine.settings.key_path
+    if sealing.sealed_with(engine.store) is None:
+        sealing.make_key_file(path)
+    elif rotate:
+        sealing.add_key(path)
+    key_id = sealing.write_with(engine.store, path, actor=actor)
+    rows = sealing.seal_rows(engine.store, told)
+    if rows:
+        engine.drop_cache()
+        with engine.store.change(actor, counted=False) as change:
+            change.log("store.sealed", key_id, rows=rows)
+    return rows
 
 
 def back_up(engine: Engine, path: Path, *, actor: str) -> backup.Seal:

@@ -32,8 +32,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     found = findings(tmp_path)
     assert set(found) == {
         "record", "pepper", "keys", "audit log", "withdrawn hashes", "index cache", "index", "list of withdrawals",
-        "erasure",
-        "leftovers", "backups", "workers", "sandbox",
+        "erasure", "leftovers", "backups", "workers", "sandbox", "hashes at rest",
     }  # fmt: skip
     assert all(finding.ok for finding in found.values()), found
     assert "1 contents" in found["record"].detail

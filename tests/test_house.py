@@ -85,7 +85,19 @@ def test_a_library_has_one_owner(library: str, owners: set[str]) -> None:
 
 def test_sql_is_in_the_record_alone() -> None:
     record = ("engines", "store", "tables", "banks", "record", "contents", "hashes", "sketches", "companions", "holds")
-    beside = ("ledger", "keys", "audit", "jobs", "queue", "retro", "withdrawals", "backup", "erasure")
+    beside = (
+        "ledger",
+        "keys",
+        "audit",
+        "seals",
+        "sealing",
+        "jobs",
+        "queue",
+        "retro",
+        "withdrawals",
+        "backup",
+        "erasure",
+    )
     owners = {f"indexer/{name}.py" for name in (*record, *beside)}
     assert {name for name in users("sqlalchemy") if not name.startswith("indexer/migrations/")} <= owners
 

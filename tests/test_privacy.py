@@ -120,7 +120,10 @@ class Watched:
     def __init__(self, root: Path) -> None:
         self.root, self.trace, self.tmp = root, root / "trace", root / "tmp"
         self.tmp.mkdir()
-        self.server = Server(root / "home", wrapper=strace(self.trace), tmp=self.tmp, log_level="debug", workers="2")
+        self.server = Server(  # not sealed, so that the search finds what is there
+            root / "home", wrapper=strace(self.trace), tmp=self.tmp, log_level="debug", workers="2",
+            seal_new_store="false",
+        )  # fmt: skip
         self.admin = self.server.api(self.server.first_key())
 
     def lines(self) -> list[str]:

@@ -53,6 +53,7 @@ def test_every_error_has_a_status_or_is_a_branch_of_the_tree() -> None:
         "backup_exists",
         "store_not_empty",
         "withdrawals_unknown",
+        "not_signed",
     }  # never while a request is answered
     by_reason = {UnhashableMedia.code}
     for error in classes(StaydownError):

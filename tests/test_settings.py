@@ -34,7 +34,8 @@ def test_the_home_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_every_setting_can_be_set() -> None:
     given = {
-        "HOME": "/h", "WITHDRAWALS_FILE": "/w", "SIGNING_KEY_FILE": "/s",
+        "HOME": "/h", "WITHDRAWALS_FILE": "/w", "SIGNING_KEY_FILE": "/s", "KEY_FILE": "/k",
+        "SEAL_NEW_STORE": "false",
         "DATABASE_URL": "postgresql://u:p@h/d", "WORKERS": "3", "MAX_BODY_BYTES": "1", "MAX_PIXELS": "2",
         "UPLOAD_TIMEOUT_S": "9", "MAX_DURATION_S": "1.5", "MAX_FRAMES": "4", "CHECK_TIMEOUT_S": "5",
         "ENROLL_TIMEOUT_S": "6", "MAX_IN_FLIGHT": "7", "FETCH_ENABLED": "false", "FETCH_TIMEOUT_S": "8",
