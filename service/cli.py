@@ -28,7 +28,7 @@ from indexer.enroll import Enrolled
 from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
 from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from service import answers, cli_banks, cli_queue, cli_store, output, schemas
+from service import answers, cli_banks, cli_bench, cli_queue, cli_store, output, schemas
 from service.app import create_app
 from service.auth import Role
 from service.drain import DrainingServer
@@ -43,6 +43,7 @@ app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimat
 cli_banks.install(app)
 cli_store.install(app)
 cli_queue.install(app)
+cli_bench.install(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]
