@@ -14,9 +14,10 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks import report
+from benchmarks import page, report
 from benchmarks.report import Section, Timing, section_of
 
+ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 SAMPLE_S = 0.02  # a timing of something quicker is of as many calls as take so long
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "av", "faiss-cpu", "imagehash", "pdqhash", "uvicorn")
@@ -56,7 +57,7 @@ def in_turns(actions: Mapping[str, Action], rounds: int) -> dict[str, tuple[floa
 
 
 def timings(group: str, ours: Mapping[str, Action], peers: Mapping[str, Action], rounds: int,
-            items: int | Mapping[str, int] = 1) -> tuple[Timing, ...]:  # fmt: skip
+            items: float | Mapping[str, float] = 1) -> tuple[Timing, ...]:  # fmt: skip
     """Time ours and theirs in turns; `items` is how many items an action treats, or each of them."""
     found = in_turns({**ours, **peers}, rounds)
     sizes = items if isinstance(items, Mapping) else dict.fromkeys(found, items)
@@ -90,7 +91,7 @@ def machine() -> dict[str, str]:
 def run_alone(module: str, arguments: list[str]) -> int:
     """Run a benchmark in a process of its own with one thread a library; return its exit status."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    return subprocess.run(command, env=os.environ | ONE_THREAD, check=False).returncode
+    return subprocess.run(command, env=os.environ | ONE_THREAD, cwd=ROOT, check=False).returncode
 
 
 def collect_alone(module: str, short: bool, folder: Path) -> Section:
@@ -116,5 +117,5 @@ def command(module: str, collect: Callable[[bool], Section]) -> int:
         asked.raw.write_text(json.dumps(section.to_json()))
         return 0
     built = report.build(machine(), [section])
-    print(report.to_markdown(built))
+    print(page.to_markdown(built))
     return built.status

@@ -1,4 +1,4 @@
-"""Raw measurements -> a frozen report -> Markdown, JSON, an exit status. Pure: no clock, no files.
+"""Raw measurements -> a frozen report -> JSON, an exit status (`page` makes a page of it). Pure: no clock, no files.
 
 Every figure stands beside a peer measured in the same run, in turns: a ratio is the
 median over the rounds of `peer's time / staydown's time`, so that a noisy neighbour
@@ -39,20 +39,49 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that has to hold, whatever the speed."""
+    """Something that has to hold, whatever the speed; or a goal, which is told and fails nothing."""
 
     name: str
     ok: bool
     detail: str
+    goal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The least that the ratio to a peer has to be."""
+    """The least that the ratio to a peer has to be; `ours` where several of ours are held against one."""
 
     group: str
     peer: str
     at_least: float
+    goal: bool = False
+    ours: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was measured at one place of a curve: median and quartiles."""
+
+    x: float
+    low: float
+    value: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of a plot: how something grows. Lines of one title are drawn together."""
+
+    title: str
+    x: str  # what grows, with its unit
+    unit: str  # of the values
+    name: str
+    points: tuple[Point, ...]
+
+
+def point(x: float, values: Sequence[float]) -> Point:
+    """Sum up what was measured at one place."""
+    return Point(x, *quartiles(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +94,7 @@ class Section:
     facts: tuple[Fact, ...] = ()
     checks: tuple[Check, ...] = ()
     floors: tuple[Floor, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what `section_of` reads."""
@@ -80,7 +110,17 @@ def section_of(document: Mapping[str, Any]) -> Section:
         tuple(Fact(**item) for item in document["facts"]),
         tuple(Check(**item) for item in document["checks"]),
         tuple(Floor(**item) for item in document["floors"]),
+        tuple(_curve_of(item) for item in document["curves"]),
     )
+
+
+def _curve_of(document: Mapping[str, Any]) -> Curve:
+    return Curve(**{**document, "points": tuple(Point(**item) for item in document["points"])})
+
+
+def curves_of(document: Mapping[str, Any]) -> tuple[Curve, ...]:
+    """Return the curves of a report's JSON."""
+    return tuple(map(_curve_of, document["curves"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +170,7 @@ class Summary:
     lines: tuple[Line, ...]
     facts: tuple[Fact, ...]
     checks: tuple[Check, ...]
+    curves: tuple[Curve, ...] = ()
 
     @property
     def ratios(self) -> tuple[Ratio, ...]:
@@ -148,7 +189,7 @@ class Report:
     @property
     def status(self) -> int:
         """0, or 1 if a check failed or a ratio fell."""
-        failed = any(not check.ok for summary in self.summaries for check in summary.checks)
+        failed = any(not (check.ok or check.goal) for summary in self.summaries for check in summary.checks)
         return 1 if failed or self.regressions else 0
 
 
@@ -192,10 +233,11 @@ def _lines(section: Section) -> Iterable[Line]:
 
 def _judged(floor: Floor, ratios: Iterable[Ratio]) -> Check:
     name = f"{floor.group}: at least {floor.at_least:g} times as fast as {floor.peer}"
-    found = [ratio.value for ratio in ratios if (ratio.group, ratio.peer) == (floor.group, floor.peer)]
+    found = [ratio.value for ratio in ratios
+             if (ratio.group, ratio.peer) == (floor.group, floor.peer) and floor.ours in ("", ratio.ours)]  # fmt: skip
     if not found:
-        return Check(name, False, "was not measured")
-    return Check(name, min(found) >= floor.at_least, f"{min(found):.1f} times")
+        return Check(name, False, "was not measured", floor.goal)
+    return Check(name, min(found) >= floor.at_least, f"{min(found):.2f} times", floor.goal)
 
 
 def summarize(section: Section) -> Summary:
@@ -203,7 +245,7 @@ def summarize(section: Section) -> Summary:
     lines = tuple(_lines(section))
     ratios = [line.ratio for line in lines if line.ratio]
     floors = tuple(_judged(floor, ratios) for floor in section.floors)
-    return Summary(section.name, section.note, lines, section.facts, (*section.checks, *floors))
+    return Summary(section.name, section.note, lines, section.facts, (*section.checks, *floors), section.curves)
 
 
 def regressions(old: Mapping[str, Span], new: Mapping[str, Span], tolerance: float = TOLERANCE) -> tuple[str, ...]:
@@ -230,69 +272,14 @@ def ratios_of(document: Mapping[str, Any]) -> dict[str, Span]:
 
 def build(machine: Mapping[str, str], sections: Iterable[Section], old: Mapping[str, Any] | None = None,
           tolerance: float = TOLERANCE) -> Report:  # fmt: skip
-    """Make the report; `old` is the JSON of an earlier one, to be held against."""
+    """Make the report; `old` is the JSON of an earlier one, to be held against in the sections that were measured."""
     summaries = tuple(map(summarize, sections))
     if old is None:
         return Report(machine, summaries)
     new = {ratio.key: Span(ratio.low, ratio.value, ratio.high) for summary in summaries for ratio in summary.ratios}
-    return Report(machine, summaries, regressions(ratios_of(old), new, tolerance))
-
-
-# --- frozen -> text ---------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text in a fitting unit, three digits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
-
-
-def _rate(seconds: float) -> str:
-    return f"{1 / seconds:,.0f}" if seconds < 0.1 else f"{1 / seconds:.3g}"
-
-
-def _compared(line: Line) -> str:
-    if line.ratio is None:
-        return "" if line.ours else "the yardstick"
-    slower = ", slower" if line.ratio.value < 1 else ""
-    other = line.ratio.peer if line.ours else "it"
-    return f"{line.ratio.value:.2f}× as fast as {other} ({line.ratio.low:.2f}–{line.ratio.high:.2f}){slower}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(row) + " |" for row in cells]
-
-
-def _summary_lines(summary: Summary) -> list[str]:
-    out = [f"## {summary.name}", "", summary.note, ""]
-    if summary.lines:
-        head = ("case", "what", "median", "IQR", "a second", "staydown is")
-        out += _table(head, (
-            (line.group, f"**{line.name}**" if line.ours else line.name, duration(line.median_s),
-             f"{line.iqr_s / line.median_s:.0%}", _rate(line.median_s), _compared(line))
-            for line in summary.lines
-        ))  # fmt: skip
-        out.append("")
-    if summary.facts:
-        out += _table(("case", "what", "value"),
-                      ((fact.group, fact.name, f"{fact.value:.4g} {fact.unit}") for fact in summary.facts))  # fmt: skip
-        out.append("")
-    out += [f"- {'holds' if check.ok else '**FAILED**'}: {check.name}: {check.detail}" for check in summary.checks]
-    return [*out, ""] if summary.checks else out
-
-
-def to_markdown(report: Report) -> str:
-    """Return the report as a page."""
-    out = ["# Benchmarks", "", "Ratios are to a peer measured in turns in the same run: above 1, staydown is faster.",
-           "In brackets, the middle half of the rounds.", ""]  # fmt: skip
-    out += [*_table(("machine", ""), report.machine.items()), ""]
-    out += [line for summary in report.summaries for line in _summary_lines(summary)]
-    if report.regressions:
-        out += ["## Fell against the earlier run", "", *(f"- {text}" for text in report.regressions), ""]
-    return "\n".join(out)
+    measured = {summary.name for summary in summaries if summary.lines}
+    asked = {key: was for key, was in ratios_of(old).items() if key.partition(" | ")[0] in measured}
+    return Report(machine, summaries, regressions(asked, new, tolerance))
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -303,6 +290,7 @@ def to_json(report: Report) -> dict[str, Any]:
                     "high": round(ratio.high, 4)}
                    for summary in report.summaries for ratio in summary.ratios],
         "facts": [asdict(fact) for summary in report.summaries for fact in summary.facts],
+        "curves": [asdict(curve) for summary in report.summaries for curve in summary.curves],
         "checks": [asdict(check) for summary in report.summaries for check in summary.checks],
         "regressions": list(report.regressions),
     }  # fmt: skip

@@ -1,51 +1,84 @@
-"""`make bench`: all benchmarks that need no media of others, one report.
+"""`make bench`, `staydown bench`: all benchmarks that need no media of others, one report.
 
-Each runs in a process of its own. The report is printed, and written to
-`benchmarks/results/latest.md` and `.json`. Exit status 1 if a check fails, or, with
-`--compare`, if a ratio to a peer fell by more than the tolerance.
+Each runs in a process of its own. The report is printed, and written as `latest.md` and
+`latest.json`, with a plot of each curve where the extra `bench` is installed. Exit status
+1 if a check fails, or, with `--compare`, if a ratio to a peer fell by more than the
+tolerance; 2 if something could not be measured.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import report
+from benchmarks import page, report
 from benchmarks.measure import collect_alone, machine
 
-MODULES = ("hashing", "search", "end_to_end")
+MODULES = ("limits", "hashing", "search", "growth", "end_to_end")
 RESULTS = Path(__file__).parent / "results"
+UNMEASURED = 2
 errors = Console(stderr=True, highlight=False)
 
 
-def measured(short: bool) -> list[report.Section]:
-    """Run all benchmarks."""
+def measured(modules: Sequence[str], short: bool) -> list[report.Section]:
+    """Run benchmarks, in their order; RuntimeError if one gives no result."""
     sections = []
     with tempfile.TemporaryDirectory(prefix="staydown-bench-") as folder:
-        for module in MODULES:
+        for module in modules:
             errors.print(f"benchmarks.{module} …")
             sections.append(collect_alone(module, short, Path(folder)))
     return sections
 
 
 def write(built: report.Report, folder: Path) -> None:
-    """Write the report as a page and as a document."""
+    """Write the report as a page and as a document, and plots beside where matplotlib is installed."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "latest.md").write_text(report.to_markdown(built))
+    (folder / "latest.md").write_text(page.to_markdown(built))
     (folder / "latest.json").write_text(json.dumps(report.to_json(built), indent=1, ensure_ascii=False) + "\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        errors.print("no plots: they need the extra `bench`")
+        return
+    plots: Any = importlib.import_module("benchmarks.plots")
+    plots.draw_all([curve for summary in built.summaries for curve in summary.curves], folder)
 
 
-def show(page: str) -> None:
+def show(text: str) -> None:
     """Print the report: as tables on a terminal, as it is elsewhere."""
     if sys.stdout.isatty():
-        Console().print(Markdown(page))
+        Console().print(Markdown(text))
     else:
-        sys.stdout.write(page)
+        sys.stdout.write(text)
+
+
+def run(modules: Sequence[str] = MODULES, *, short: bool = False, compare: Path | None = None, out: Path = RESULTS,
+        tolerance: float = report.TOLERANCE) -> int:  # fmt: skip
+    """Measure, write and show; return the exit status. OSError and ValueError for an earlier report that is none."""
+    old = earlier(compare) if compare else None
+    try:
+        sections = measured(modules, short)
+    except RuntimeError as error:
+        errors.print(f"{error}; what it said stands above")
+        return UNMEASURED
+    built = report.build(machine(), sections, old, tolerance)
+    write(built, out)
+    show(page.to_markdown(built))
+    return built.status
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """Return an earlier report; ValueError if the file holds none."""
+    document = json.loads(path.read_text())
+    if not isinstance(document, dict) or "ratios" not in document:
+        raise ValueError(f"{path.name} is no report of these benchmarks")
+    return document
 
 
 def main() -> int:
@@ -54,12 +87,11 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="fewer rounds: under 5 minutes on 2 cores")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier latest.json to be held against")
     parser.add_argument("--tolerance", type=float, default=report.TOLERANCE, help="share that a ratio may fall by")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="where the report is written")
+    parser.add_argument("--only", action="append", choices=MODULES, help="this section; may be repeated")
     asked = parser.parse_args()
-    old: dict[str, Any] | None = json.loads(asked.compare.read_text()) if asked.compare else None
-    built = report.build(machine(), measured(asked.short), old, asked.tolerance)
-    write(built, RESULTS)
-    show(report.to_markdown(built))
-    return built.status
+    return run(asked.only or MODULES, short=asked.short, compare=asked.compare, out=asked.out,
+               tolerance=asked.tolerance)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -27,7 +27,19 @@ from indexer.enroll import Enrolled
 from indexer.errors import InvalidCompanion, InvalidManifest, NothingToEnroll, UnknownBank
 from indexer.exchange.manifest import Item, expand, is_link, read_manifest
 from indexer.rescan import guarded
-from service import answers, cli_audit, cli_banks, cli_keys, cli_queue, cli_store, connections, output, schemas, upkeep
+from service import (
+    answers,
+    cli_audit,
+    cli_banks,
+    cli_bench,
+    cli_keys,
+    cli_queue,
+    cli_store,
+    connections,
+    output,
+    schemas,
+    upkeep,
+)  # fmt: skip
 from service.app import create_app
 from service.auth import Role
 from service.drain import DrainingServer
@@ -44,6 +56,7 @@ cli_audit.install(app)
 cli_keys.install(app)
 cli_store.install(app)
 cli_queue.install(app)
+cli_bench.install(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line instead of a table")]
 Banks = Annotated[list[str] | None, typer.Option("--bank", help="banks to ask; all if left out")]

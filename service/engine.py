@@ -236,10 +236,8 @@ class Engine:
             return answer
         return replace(answer, matches=matches)
 
-    def check_hashes(
-        self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None, keep: Keep = _keep_nothing,
-        reach: Reach = EVERYTHING,
-    ) -> Answer:  # fmt: skip
+    def check_hashes(self, hashes: Sequence[ReadyHash], banks: Sequence[str] | None, keep: Keep = _keep_nothing,
+                     reach: Reach = EVERYTHING) -> Answer:  # fmt: skip
         """Judge ready-made hashes as one piece of media."""
         signal = signal_of(hashes)
         answer = self.matcher.match(signal, banks, reach=reach)

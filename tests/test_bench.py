@@ -7,10 +7,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from benchmarks import cache, corpus, demo, end_to_end, false_matches, freshness, hashing, measure, report, run, search
+from benchmarks import (
+    cache,
+    corpus,
+    demo,
+    end_to_end,
+    false_matches,
+    freshness,
+    growth,
+    hashing,
+    limits,
+    measure,
+    report,
+    run,
+    search,
+)
 from benchmarks.corpus import Picture
+from benchmarks.load import BadAnswer, Load, load, request_of
 from benchmarks.server import ServerFailed, environment, serving, staydown
+from service import cli_bench
+from service.cli import app
 
 
 @pytest.fixture(autouse=True)
@@ -226,15 +245,69 @@ def test_a_run_writes_a_page_and_a_document(tmp_path: Path, monkeypatch: pytest.
 
     speed = {"s": 1.0}
     monkeypatch.setattr(run, "collect_alone", fake)
-    monkeypatch.setattr(run, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run", "--short"])
+    monkeypatch.setattr(sys, "argv", ["run", "--short", "--out", str(tmp_path)])
     assert run.main() == 0
     assert (tmp_path / "latest.md").read_text() == capsys.readouterr().out
     (tmp_path / "latest.json").rename(tmp_path / "old.json")
     speed["s"] = 4.0
-    monkeypatch.setattr(sys, "argv", ["run", "--compare", str(tmp_path / "old.json")])
+    monkeypatch.setattr(sys, "argv", ["run", "--compare", str(tmp_path / "old.json"), "--out", str(tmp_path)])
     assert run.main() == 1
-    assert len(json.loads((tmp_path / "latest.json").read_text())["regressions"]) == 3
+    assert len(json.loads((tmp_path / "latest.json").read_text())["regressions"]) == len(run.MODULES)
+
+
+def test_the_command_runs_the_suite_and_fails_on_a_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    speed = {"s": 1.0}
+
+    def fake(module: str, short: bool, folder: Path) -> report.Section:
+        times = (report.Timing("g", "ours", True, (speed["s"],)), report.Timing("g", "peer", False, (10.0,)))
+        return report.Section(module, "", times)
+
+    monkeypatch.setattr(run, "collect_alone", fake)
+    ask = ["--only", "search", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, ["bench", *ask]).exit_code == 0
+    old = (tmp_path / "latest.json").rename(tmp_path / "old.json")
+    assert CliRunner().invoke(app, ["bench", *ask, "--compare", str(old)]).exit_code == 0
+    speed["s"] = 4.0
+    assert CliRunner().invoke(app, ["bench", *ask, "--compare", str(old)]).exit_code == 1
+    old.write_text("[]")
+    assert CliRunner().invoke(app, ["bench", *ask, "--compare", str(old)]).exit_code == 2
+    assert CliRunner().invoke(app, ["bench", "--only", "nothing"]).exit_code == 2
+
+
+def test_the_command_says_that_the_package_has_no_benchmarks(tmp_path: Path) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        cli_bench.suite(tmp_path)
+    assert ended.value.exit_code == 2
+
+
+def test_search_and_loads_become_curves() -> None:
+    curves = growth.by_size((200, 400), 2)
+    assert [[point.x for point in curve.points] for curve in curves] == [[200, 400]] * 3
+    loads = {1: [Load(2.0, (0.01,) * 98 + (0.5,) * 2)], 2: [Load(1.0, (0.01,) * 100)]}
+    per_s, p50, p99 = growth.curves_of_loads("t", loads)
+    assert [point.value for point in per_s.points] == [50.0, 100.0]
+    assert [point.value for point in p50.points] == pytest.approx([10.0, 10.0])
+    assert p99.points[0].value > 400
+    assert not growth.steady("t", loads).ok
+    assert growth.steady("t", {2: loads[2]}).ok
+
+
+@pytest.mark.slow
+def test_a_load_is_answered_over_all_connections(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        done = load(server.port, [request_of("GET", "/health/live")], 4, 50)
+        assert len(done.latencies_s) == 50
+        assert done.per_s > 0
+        with pytest.raises(BadAnswer, match="404"):
+            load(server.port, [request_of("GET", "/nothing")], 2, 4)
+
+
+def test_limits() -> None:
+    assert len(limits.decoding(96, 64, 2)) == 4
+    assert len(limits.bandwidth(1, 1 << 16)) == 3
+    times = limits.popcount(1, 5_000)
+    assert len(report.summarize(report.Section("L", "", times)).ratios) == 3
 
 
 def test_freshness_tells_how_soon_a_change_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

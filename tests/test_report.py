@@ -1,10 +1,12 @@
 """Raw measurements -> report -> text, JSON, exit status."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import page, report
 from benchmarks.report import Check, Fact, Floor, Section, Timing
 
 
@@ -81,7 +83,7 @@ def test_a_failed_check_fails_the_run() -> None:
     assert report.build({}, [section()]).status == 0
     built = report.build({}, [section(checks=(Check("exact", False, "3 bits differ"),))])
     assert built.status == 1
-    assert "**FAILED**: exact: 3 bits differ" in report.to_markdown(built)
+    assert "**FAILED**: exact: 3 bits differ" in page.to_markdown(built)
 
 
 def test_raw_measurements_survive_json() -> None:
@@ -106,7 +108,7 @@ def test_times_may_grow_together_but_a_ratio_may_not_fall() -> None:
     fell = report.build({}, [section(ours=(2.0, 4.0, 2.4))], old)
     assert fell.status == 1
     assert fell.regressions[0] == "Hashing | 512×512 | staydown pdq | pdqhash: was 10.00, is 5.00"
-    assert "Fell against the earlier run" in report.to_markdown(fell)
+    assert "Fell against the earlier run" in page.to_markdown(fell)
 
 
 def span(value: float, share: float = 0.0) -> report.Span:
@@ -135,20 +137,20 @@ def test_a_ratio_that_is_gone_is_named() -> None:
 
 
 def test_the_page_says_where_staydown_is_slower() -> None:
-    page = report.to_markdown(report.build({"CPU": "one", "cores": "2"}, [section(), doors()]))
-    assert "| CPU | one |" in page
-    assert "| 512×512 | pdqhash | 12 s | 42% | 0.0833 | 10.00× as fast as it (10.00–11.00) |" in page
-    assert "| 512×512 | quicker | 500 ms | 50% | 2 | 0.50× as fast as it (0.50–0.50), slower |" in page
-    assert "| photo | **HTTP** | 8 s | 0% | 0.125 | 0.25× as fast as decoding (0.25–0.25), slower |" in page
-    assert "| photo | decoding | 2 s | 0% | 0.5 | the yardstick |" in page
-    assert "| 512×512 | memory | 32 bytes a hash |" in page
+    told = page.to_markdown(report.build({"CPU": "one", "cores": "2"}, [section(), doors()]))
+    assert "| CPU | one |" in told
+    assert "| 512×512 | pdqhash | 12 s | 42% | 0.0833 | 10.00× as fast as it (10.00–11.00) |" in told
+    assert "| 512×512 | quicker | 500 ms | 50% | 2 | 0.50× as fast as it (0.50–0.50), slower |" in told
+    assert "| photo | **HTTP** | 8 s | 0% | 0.125 | 0.25× as fast as decoding (0.25–0.25), slower |" in told
+    assert "| photo | decoding | 2 s | 0% | 0.5 | the yardstick |" in told
+    assert "| 512×512 | memory | 32 bytes a hash |" in told
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(2.5, "2.5 s"), (0.0125, "12.5 ms"), (3.25e-5, "32.5 µs"), (4.2e-8, "42 ns")]
 )
 def test_durations_have_a_fitting_unit(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
+    assert page.duration(seconds) == text
 
 
 def test_the_document_holds_ratios_and_facts() -> None:
@@ -160,3 +162,52 @@ def test_the_document_holds_ratios_and_facts() -> None:
     }
     assert document["facts"] == [{"group": "512×512", "name": "memory", "value": 32.0, "unit": "bytes a hash"}]
     assert json.loads(json.dumps(document)) == document
+
+
+# --- curves and goals -------------------------------------------------------------------
+
+
+def curve(name: str = "ours", *places: float) -> report.Curve:
+    points = tuple(report.point(x, [x, 2 * x, 3 * x]) for x in places or (1_000, 10_000))
+    return report.Curve("Search: all of it", "hashes", "ms", name, points)
+
+
+def test_a_curve_has_a_table_and_survives_json() -> None:
+    raw = Section("Growth", "", (), curves=(curve(), curve("theirs", 1_000)))
+    assert report.section_of(json.loads(json.dumps(raw.to_json()))) == raw
+    built = report.build({}, [raw])
+    assert report.curves_of(json.loads(json.dumps(report.to_json(built)))) == raw.curves
+    lines = page.to_markdown(built).splitlines()
+    assert "**Search: all of it** ([plot](search-all-of-it.svg))" in lines
+    assert "| hashes | ours, ms | theirs, ms |" in lines
+    assert "| 1,000 | 2e+03 (1.5e+03–2.5e+03) | 2e+03 (1.5e+03–2.5e+03) |" in lines
+    assert lines[lines.index("| 1,000 | 2e+03 (1.5e+03–2.5e+03) | 2e+03 (1.5e+03–2.5e+03) |") + 1].endswith("|  |")
+
+
+def test_a_goal_is_told_and_fails_nothing() -> None:
+    goals = (Floor("512×512", "pdqhash", 99.0, goal=True), Floor("512×512", "pdqhash", 2.0, goal=True))
+    built = report.build({}, [section(floors=goals)])
+    assert built.status == 0
+    text = page.to_markdown(built)
+    assert "- **goal not met**: 512×512: at least 99 times" in text
+    assert "- goal met: 512×512: at least 2 times" in text
+
+
+def test_only_what_was_measured_is_held_against_the_earlier_run() -> None:
+    old = report.to_json(report.build({}, [section(), doors()]))
+    assert report.build({}, [section()], old).status == 0
+    assert report.build({}, [section(ours=(2.0, 4.0, 2.4))], old).status == 1
+
+
+def test_plots_are_drawn_the_same_each_time(tmp_path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("the extra bench is not installed")
+    from benchmarks import plots
+
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        [path] = plots.draw_all([curve(), curve("theirs", 1_000)], tmp_path / name)
+        assert path.name == "search-all-of-it.svg"
+    first, second = ((tmp_path / name / "search-all-of-it.svg").read_bytes() for name in ("first", "second"))
+    assert first == second
+    assert b"theirs" in first
