@@ -69,7 +69,7 @@ def curve_lines(curves: Sequence[Curve]) -> list[str]:
         places = sorted({point.x for curve in drawn for point in curve.points})
         head = (drawn[0].x, *(f"{curve.name}, {curve.unit}" for curve in drawn))
         out += [f"**{title}** ([plot]({file_of(title)}))", ""]
-        out += _table(head, ((f"{x:,g}", *(_at(curve, x) for curve in drawn)) for x in places))
+        out += _table(head, ((f"{x:,.12g}", *(_at(curve, x) for curve in drawn)) for x in places))
         out.append("")
     return out
 
