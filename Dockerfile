@@ -2,11 +2,13 @@
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/staydown
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE requirements.lock ./
 COPY hashing hashing
 COPY indexer indexer
 COPY service service
-RUN /opt/staydown/bin/pip install --no-cache-dir '.[postgres,queue]'
+# What is installed has the very hashes of the lock; our own code is built with what is installed by then.
+RUN /opt/staydown/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN /opt/staydown/bin/pip install --no-cache-dir --no-deps --no-build-isolation '.[postgres,queue]'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin staydown \

@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS = 1
 export OMP_NUM_THREADS = 1
 
-.PHONY: setup demo test quick soak lint bench clean
+.PHONY: setup demo test quick soak lint bench lock clean
 
 setup: .venv/setup.done
 demo: .venv/setup.done
@@ -23,6 +23,10 @@ lint: .venv/test.done
 	$(BIN)/lint-imports --no-logo
 bench: .venv/test.done
 	$(BIN)/python -m benchmarks.run --short
+# The versions and hashes that the container installs; needs uv.
+lock:
+	echo 'setuptools>=77' | uv pip compile --quiet --upgrade pyproject.toml - --extra postgres --extra queue --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
 clean:
 	rm -rf .venv *.egg-info
 
