@@ -11,9 +11,9 @@ setup: .venv/setup.done
 demo: .venv/setup.done
 	$(BIN)/python -m benchmarks.demo
 test: .venv/test.done
-	$(BIN)/pytest -m "not soak" --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest -m "not soak" --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-fail-under=95
 quick: .venv/test.done
-	$(BIN)/pytest -m "not slow and not soak"
+	$(BIN)/pytest -m "not slow and not soak" --numprocesses 2 --dist loadfile
 soak: .venv/test.done
 	$(BIN)/pytest -m soak
 lint: .venv/test.done

@@ -28,7 +28,7 @@ def make_secret_file(path: Path, data: bytes) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(part, path)  # whole or not at all; of several that start at once, one makes it
+        _place(part, path)
         sync_folder(path.parent)
     except FileExistsError:
         return False
@@ -37,6 +37,16 @@ def make_secret_file(path: Path, data: bytes) -> bool:
     finally:
         part.unlink(missing_ok=True)
     return True
+
+
+def _place(part: Path, path: Path) -> None:
+    """Give a file its name: whole or not at all, and of several that start at once, one does. FileExistsError."""
+    try:
+        os.link(part, path)
+    except PermissionError:  # a file system without hard links; there two may start at once but for a moment
+        if path.exists():
+            raise FileExistsError from None
+        part.rename(path)
 
 
 def _signed_bytes(document: Mapping[str, Any]) -> bytes:

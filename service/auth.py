@@ -56,12 +56,12 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission),
 }
 
-OPERATORS = {Permission.METRICS}
+OPERATORS = {Permission.METRICS, Permission.AUDIT}
 
 
 def allows(key: Key, permission: Permission) -> bool:
-    """Tell whether a key's role carries a permission; what concerns all tenants, the operator's keys alone have."""
-    ours = key.tenant == DEFAULT_TENANT or permission not in OPERATORS
+    """Tell whether a key's role carries a permission; what concerns all tenants and banks, only a key of all has."""
+    ours = (key.tenant == DEFAULT_TENANT and key.banks is None) or permission not in OPERATORS
     return ours and permission in PERMISSIONS[Role(key.role)]
 
 

@@ -9,6 +9,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from indexer.errors import KeyFileBroken
+from indexer.signing import make_secret_file
 from service.errors import InvalidSettings
 
 _BYTES, _LEAST_BYTES, _MOST_BYTES = 32, 16, 4096
@@ -41,20 +43,8 @@ def made_pepper(path: Path) -> tuple[bytes, bool]:
     """Return the secret in a file, and whether it was made just now; of several that start at once, one makes it."""
     if path.exists():
         return read_pepper(path), False
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "wb") as written:
-            written.write(secrets.token_hex(_BYTES).encode() + b"\n")
-            written.flush()
-            os.fsync(file)
-        os.link(part, path)  # fails if another was first
-        made = True
-    except FileExistsError:
-        made = False
-    except OSError as error:
-        raise InvalidSettings(f"{path}: the keys' secret cannot be made: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        made = make_secret_file(path, secrets.token_hex(_BYTES).encode() + b"\n")
+    except KeyFileBroken as error:
+        raise InvalidSettings(f"{path}: the keys' secret cannot be made: {error}") from error
     return read_pepper(path), made

@@ -129,7 +129,7 @@ def test_sketches_alone_say_nearly_the_same_as_pixels() -> None:
 def test_a_worker_says_what_this_process_says() -> None:
     swap = swapped(ORIGINAL, DONOR, 0.06)
     reference = sketched(decode(encode(swap)))
-    original = encode(ORIGINAL)
+    original = encode(ORIGINAL, "PNG")  # of a JPEG a query sees luma alone
     plan = Plan(types=DEFAULT_TYPES | {SignalType.KEYPOINTS})
     with Pool(1) as pool:
         laid = pool.lay_over(original, plan, np.concatenate([reference] * 3))

@@ -507,7 +507,7 @@ def test_a_reviewer_releases_and_holds_over_http(local: Local, admin: Api, photo
     ]  # fmt: skip
     where = f"/v1/banks/reviewed/contents/{done['content_id']}"
     admin.call("DELETE", f"/v1/banks/stock/contents/{kept['content_id']}")  # or it would suppress the match
-    reviewer, edited = local.api("review"), corpus.jpeg(corpus.EDITS["noise"](corpus.picture(501, 320, 240)), 80)
+    reviewer, edited = local.api("review"), corpus.jpeg(corpus.EDITS["noise"](corpus.picture(503, 320, 240)), 80)
     check = lambda: admin.post("/v1/check?bank=reviewed", edited).json["verdict"]  # noqa: E731
     assert check() == "no_match"
     released = reviewer.call("PATCH", where, {"release": ["benign"]})

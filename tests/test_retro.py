@@ -333,7 +333,7 @@ asked = []
 with opened(sys.argv[1]) as shelf:
     shelf.index.refresh(shelf.record)
     match = shelf.matcher.match
-    shelf.matcher.match = lambda *given: asked.append(1) or match(*given)
+    shelf.matcher.match = lambda *given, **more: asked.append(1) or match(*given, **more)
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(20):

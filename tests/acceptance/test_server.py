@@ -237,7 +237,7 @@ def test_once_the_server_has_stopped_no_file_holds_a_withdrawn_hash(tmp_path: Pa
     def holders() -> set[str]:
         return {path.name for path in home.iterdir() if bytes.fromhex(HASH) in path.read_bytes()}
 
-    with Server(home) as server:
+    with Server(home, seal_new_store="false") as server:
         api = server.api(server.first_key())
         bank = api.bank()
         content = api.post(f"/v1/banks/{bank}/contents", ready()).json["content_id"]
