@@ -18,7 +18,7 @@ from test_api import ready
 from test_house import permissions, routes
 
 from service.admission import OPEN, comes_from, key_text
-from service.auth import OPERATORS, PERMISSIONS, Permission, Role
+from service.auth import OPERATORS, PERMISSIONS, Role
 from service.keyring import KNOWN_S
 
 ROUTES = sorted(
