@@ -93,7 +93,7 @@ class Clip:
         self.reason: Reason | None = None
         self._leaning = False
         self._start_s: float | None = None  # what the file says of its first frame
-        self._budget = costs.clip_budget(len(data))
+        self._budget = costs.ClipBudget(len(data))
         self.tracks = 0
         stream: Any = None
         if container.demuxer == "mov" and costs.has_great_tables(data, limits):

@@ -17,9 +17,11 @@ import numpy as np
 from hashing.media import Limits
 
 # Pictures that are no bombs have fewer pixels to the byte than this; what is small needs no reason for its size.
-FREE_PIXELS, PIXELS_A_BYTE = 25_000_000, 250
-FREE_MOVING_PIXELS, LEAST_MOVING_PIXELS = 100_000_000, 200_000  # of an animation; what a frame costs, however small
-FREE_CLIP_PIXELS, CLIP_PIXELS_A_BYTE = 500_000_000, 10_000  # of a video: one that stands still has few bytes
+FREE_PIXELS, PIXELS_A_BYTE = 25_000_000, 150
+FREE_MOVING_PIXELS, MOVING_PIXELS_A_BYTE = 50_000_000, 500  # of an animation
+LEAST_MOVING_PIXELS = 300_000  # what its frame costs, however small
+FREE_GREAT_PIXELS, GREAT_PIXELS_A_BYTE = 300_000_000, 1000  # of a video's frames that are larger than usual ones
+USUAL_PIXELS = 9_000_000  # 4096×2160; videos of such frames may stand still for hours: their limit is time
 MAX_SCANS = 24  # encoders make up to about ten
 MAX_SCANNED_PIXELS = 400_000_000  # where there are more scans than 10
 _USUAL_SCANS = 10
@@ -47,12 +49,18 @@ def still_budget(size_bytes: int) -> Budget:
 
 def moving_budget(size_bytes: int) -> Budget:
     """Return what the frames of an animation may have, all together."""
-    return Budget(FREE_MOVING_PIXELS + PIXELS_A_BYTE * size_bytes)
+    return Budget(FREE_MOVING_PIXELS + MOVING_PIXELS_A_BYTE * size_bytes)
 
 
-def clip_budget(size_bytes: int) -> Budget:
-    """Return what the decoded frames of a video may have, all together."""
-    return Budget(FREE_CLIP_PIXELS + CLIP_PIXELS_A_BYTE * size_bytes)
+class ClipBudget(Budget):
+    """What the frames of a video may have, all together, as far as they are larger than usual."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(FREE_GREAT_PIXELS + GREAT_PIXELS_A_BYTE * size_bytes)
+
+    def takes(self, pixels: float) -> bool:
+        """Take a frame's pixels away, if they are many; False if there are not as many left."""
+        return super().takes(pixels if pixels > USUAL_PIXELS else 0)
 
 
 def few_scans(data: bytes) -> tuple[bytes, bool]:
