@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -73,9 +73,10 @@ def clips() -> tuple[Media, ...]:
     )
 
 
-def fill(engine: Engine, known: Sequence[bytes], hashes: int) -> None:
-    """Make the bank: media, and random hashes beside."""
-    engine.record.create_bank(BANK, actor="bench")
+def fill(engine: Engine, known: Sequence[bytes], hashes: int, types: Iterable[SignalType] | None = None) -> None:
+    """Make the bank, which compares these types (None: the usual ones): media, and random hashes beside."""
+    settings = {} if types is None else {"signal_types": frozenset(types)}
+    engine.record.create_bank(BANK, actor="bench", **settings)
     codes = np.random.default_rng(3).integers(0, 256, (hashes, HASH_BYTES), np.uint8)
     ready = [signal_of([ReadyHash(SignalType.PDQ, bytes(code).hex())]) for code in codes]
     engine.enroller.enroll_many(BANK, [Submission(signal) for signal in ready], actor="bench")
@@ -86,12 +87,13 @@ def fill(engine: Engine, known: Sequence[bytes], hashes: int) -> None:
 # --- doors ------------------------------------------------------------------------------
 
 
-def _in_process(engine: Engine, files: Sequence[bytes]) -> Verdicts:
+def in_process(engine: Engine, files: Sequence[bytes]) -> Verdicts:
+    """Check one after the other in this process, which decodes as well."""
     plan = Plan(types=engine.matcher.signal_types(None))
     return [engine.matcher.match(hash_media(data, plan)).verdict.value for data in files]
 
 
-def _by_pool(engine: Engine, files: Sequence[bytes]) -> Verdicts:
+def by_pool(engine: Engine, files: Sequence[bytes]) -> Verdicts:
     """Check with as many callers as there are workers."""
     with ThreadPoolExecutor(engine.pool.workers) as threads:
         return [answer.verdict.value for answer in threads.map(lambda data: engine.check_media(data, None), files)]
@@ -168,7 +170,8 @@ def _engine(home: Path, workers: int) -> Engine:
 
 
 @contextmanager
-def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES) -> Iterator[Doors]:
+def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES,
+           types: Iterable[SignalType] | None = None) -> Iterator[Doors]:  # fmt: skip
     """Fill a bank in a temporary home and open all doors to it."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="staydown-bench-")))
@@ -176,7 +179,7 @@ def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES) -> Iterator[Doors
         known = [
             data for some in media for data, word in zip(some.files, some.expected, strict=True) if word == "match"
         ]
-        fill(engines[1], known, hashes)
+        fill(engines[1], known, hashes, types)
         for engine in engines.values():
             engine.load_index()
         _, key = engines[1].keys.create(Role.LOOKUP.value, name="bench", actor="bench")
@@ -191,9 +194,9 @@ def _doors_to(doors: Doors) -> dict[str, tuple[int, Callable[[Sequence[bytes]], 
     """Return the doors by name: how many items they take at a time, and what takes them."""
     one, two = doors.engines[1], doors.engines[2]
     return {
-        "in process": (1, partial(_in_process, one)),
-        "pool of 1 worker": (1, partial(_by_pool, one)),
-        "pool of 2 workers": (2, partial(_by_pool, two)),
+        "in process": (1, partial(in_process, one)),
+        "pool of 1 worker": (1, partial(by_pool, one)),
+        "pool of 2 workers": (2, partial(by_pool, two)),
         "HTTP, 1 connection": (1, partial(doors.crowds[1].ask, _check)),
         f"HTTP, {CONNECTIONS} connections": (CONNECTIONS, partial(doors.crowds[CONNECTIONS].ask, _check)),
     }
