@@ -51,16 +51,18 @@ def size_asked(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def decode_to(size: tuple[int, int], data: bytes) -> None:
-    """Decode a JPEG to luma of a size."""
-    opened = Image.open(io.BytesIO(data))
-    opened.draft("L", size)
-    np.asarray(opened)
+def decode_to(size: tuple[int, int], files: Files) -> None:
+    """Decode JPEGs to luma of a size."""
+    for data in files:
+        opened = Image.open(io.BytesIO(data))
+        opened.draft("L", size)
+        np.asarray(opened)
 
 
-def decode_whole(data: bytes) -> None:
-    """Decode a JPEG to RGB."""
-    np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def decode_whole(files: Files) -> None:
+    """Decode JPEGs to RGB."""
+    for data in files:
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 # --- the check --------------------------------------------------------------------------
@@ -109,9 +111,9 @@ def timed(engine: Engine, size: tuple[int, int], files: Files, rounds: int) -> t
     ours = alone | {TOGETHER: partial(together, engine, many)}
     items = {name: float(len(files)) for name in (ALONE, SAME, WHOLE)} | {TOGETHER: float(BATCH)}
     title = name_of(size)
-    same = timings(title, ours, {SAME: lambda: [decode_to(asked, data) for data in files]}, rounds, items)
-    whole = {WHOLE: lambda: [decode_whole(data) for data in files]}
-    return same + timings(f"{title}, whole", alone, whole, rounds, items)
+    same = timings(title, ours, {SAME: partial(decode_to, asked, files)}, rounds, items)
+    whole = timings(f"{title}, whole", alone, {WHOLE: partial(decode_whole, files)}, rounds, items)
+    return same + whole
 
 
 def _parts(engine: Engine, data: bytes) -> dict[str, Action]:
@@ -163,7 +165,7 @@ def grown(rounds: int, sizes: Sequence[int] = GROWING, last: Engine | None = Non
             engine = last if mine and last is not None else stack.enter_context(filled(hashes))
             actions: dict[str, Action] = {
                 "staydown, bytes to verdict": partial(one_by_one, engine, files),
-                SAME: partial(decode_to, asked, files[0]),
+                SAME: partial(decode_to, asked, files),
             }
             for name, seconds in in_turns(actions, rounds).items():
                 found.setdefault(name, []).append((hashes, seconds))

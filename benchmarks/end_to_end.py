@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -75,7 +76,7 @@ def clips() -> tuple[Media, ...]:
 
 def fill(engine: Engine, known: Sequence[bytes], hashes: int, types: Iterable[SignalType] | None = None) -> None:
     """Make the bank, which compares these types (None: the usual ones): media, and random hashes beside."""
-    settings = {} if types is None else {"signal_types": frozenset(types)}
+    settings: dict[str, Any] = {} if types is None else {"signal_types": frozenset(types)}
     engine.record.create_bank(BANK, actor="bench", **settings)
     codes = np.random.default_rng(3).integers(0, 256, (hashes, HASH_BYTES), np.uint8)
     ready = [signal_of([ReadyHash(SignalType.PDQ, bytes(code).hex())]) for code in codes]

@@ -104,7 +104,7 @@ def measured(count: int, rounds: int, hashes: int = HASHES) -> Section:
 
 def collect(short: bool) -> Section:
     """Measure everything."""
-    return measured(200, 5) if short else measured(800, 15)
+    return measured(100, 5) if short else measured(800, 15)
 
 
 if __name__ == "__main__":
