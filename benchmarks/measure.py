@@ -22,6 +22,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POL
 SAMPLE_S = 0.02  # a timing of something quicker is of as many calls as take so long
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "av", "faiss-cpu", "imagehash", "pdqhash", "uvicorn")
 
+PEERS_PYTHON, HMA_FOLDER = "BENCH_PEERS_PYTHON", "BENCH_HMA_FOLDER"  # environment variables: others' software
+
 Action = Callable[[], object]
 
 
@@ -103,12 +105,26 @@ def collect_alone(module: str, short: bool, folder: Path) -> Section:
     return section_of(json.loads(raw.read_text()))
 
 
+def add_peers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name others' software, which is in no environment of ours."""
+    parser.add_argument("--peers-python", type=Path, metavar="PYTHON", help="a Python that has other libraries")
+    parser.add_argument("--hma", type=Path, metavar="FOLDER", help="folder with HMA's repository and its `venv`")
+
+
+def name_peers(python: Path | None, hma: Path | None) -> None:
+    """Tell the benchmarks, which run in processes below this one, where others' software is."""
+    named = {PEERS_PYTHON: python, HMA_FOLDER: hma}
+    os.environ.update({name: str(path.absolute()) for name, path in named.items() if path is not None})
+
+
 def command(module: str, collect: Callable[[bool], Section]) -> int:
     """Be `python -m benchmarks.MODULE [--short] [--raw FILE]`: print the table, or write what it is made of."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.{module}")
     parser.add_argument("--short", action="store_true", help="fewer rounds and smaller sizes")
     parser.add_argument("--raw", type=Path, help="write the raw measurements here as JSON and print nothing")
+    add_peers(parser)
     asked = parser.parse_args()
+    name_peers(asked.peers_python, asked.hma)
     if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
         return run_alone(module, sys.argv[1:])
     cv2.setNumThreads(1)
