@@ -16,13 +16,14 @@ import cv2
 
 from benchmarks import page, report
 from benchmarks.report import Section, Timing, section_of
+from benchmarks.robustness.peers import PYTHON as PEERS_PYTHON
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 SAMPLE_S = 0.02  # a timing of something quicker is of as many calls as take so long
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "av", "faiss-cpu", "imagehash", "pdqhash", "uvicorn")
 
-PEERS_PYTHON, HMA_FOLDER = "BENCH_PEERS_PYTHON", "BENCH_HMA_FOLDER"  # environment variables: others' software
+HMA_FOLDER = "BENCH_HMA_FOLDER"  # the environment variable with the folder of HMA
 
 Action = Callable[[], object]
 
