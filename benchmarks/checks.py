@@ -80,11 +80,11 @@ def together(engine: Engine, files: Files) -> list[str]:
 
 
 @contextmanager
-def filled(hashes: int, known: Files = ()) -> Iterator[Engine]:
+def filled(hashes: int, known: Files = (), workers: int = 1) -> Iterator[Engine]:
     """Open an engine in a temporary home, on a bank of random hashes and some pictures."""
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="staydown-bench-"))
-        engine = stack.enter_context(Engine(read_settings({"STAYDOWN_HOME": home, "STAYDOWN_WORKERS": "1"})))
+        engine = stack.enter_context(Engine(read_settings({"STAYDOWN_HOME": home, "STAYDOWN_WORKERS": str(workers)})))
         bank = engine.record.create_bank(BANK, signal_types=TYPES, actor="bench")
         cache.add_contents(engine.record, bank.bank_pk, hashes)
         for data in known:

@@ -146,7 +146,8 @@ def _decode_pictures(files: Sequence[bytes]) -> None:
         np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def _decode_clips(files: Sequence[bytes]) -> None:
+def decode_clips(files: Sequence[bytes]) -> None:
+    """Decode every frame, and convert none."""
     for data in files:
         with av.open(io.BytesIO(data), "r") as container:
             container.streams.video[0].thread_type = "NONE"
@@ -274,7 +275,7 @@ def collect(short: bool) -> Section:
     some_photos, some_clips, rounds = photos(16), clips(), 7 if short else 25
     with opened([some_photos, *some_clips]) as doors:
         parts = [checked(doors, some_photos, PILLOW, _decode_pictures, rounds)]
-        parts += [checked(doors, some, PYAV, _decode_clips, 5 if short else 15) for some in some_clips]
+        parts += [checked(doors, some, PYAV, decode_clips, 5 if short else 15) for some in some_clips]
         times = [timing for found, _ in parts for timing in found]
         times += looked_up(doors, rounds)
         scans, facts = rescanned(doors, some_photos.files, 300 if short else 1000, 3)
