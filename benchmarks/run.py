@@ -1,10 +1,10 @@
 """`make bench`, `staydown bench`: all benchmarks that need no media of others, one report.
 
 Each runs in a process of its own. Others' software is measured beside where it is named
-(`--peers-python`, `--hma`), and said to be absent where it is not. The report is printed, and written as `latest.md` and
-`latest.json`, with a plot of each curve where the extra `bench` is installed. Exit status
-1 if a check fails, or, with `--compare`, if a ratio to a peer fell by more than the
-tolerance; 2 if something could not be measured.
+(`--peers-python`, `--hma`), and said to be absent where it is not. The report is printed, and
+written as `latest.md` and `latest.json`, with a plot of each curve where the extra `bench` is
+installed. Exit status 1 if a check fails, or, with `--compare`, if a ratio to a peer fell by
+more than the tolerance; 2 if something could not be measured.
 """
 
 import argparse

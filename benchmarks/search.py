@@ -200,7 +200,7 @@ def in_clumps(count: int, rounds: int) -> tuple[list[Timing], list[Fact], list[C
 
 def collect(short: bool) -> Section:
     """Measure all sizes."""
-    rounds, sizes = (9, SIZES) if short else (15, (*SIZES, LARGEST))
+    rounds, sizes = (7, SIZES) if short else (15, (*SIZES, LARGEST))
     found = [*(sized(count, rounds) for count in sizes), in_clumps(SIZES[-1], rounds)]
     times, facts, checks = (tuple(one for part in parts for one in part) for parts in zip(*found, strict=True))
     floors = [
