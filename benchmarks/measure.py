@@ -20,6 +20,7 @@ from benchmarks.robustness.peers import PYTHON as PEERS_PYTHON
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.02  # a timing of something quicker is of as many calls as take so long
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "av", "faiss-cpu", "imagehash", "pdqhash", "uvicorn")
 
@@ -75,6 +76,28 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def machine_s() -> float:
+    """Return the seconds for which cores were busy since the machine started."""
+    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + soft + steal) * TICKS_S
+
+
+class Company:
+    """How much others had of the cores since this was made, beside this process and those that it waited for."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return time.monotonic(), machine_s(), sum(os.times()[:4])
+
+    def share(self) -> float:
+        """Return their share of all cores."""
+        passed_s, busy_s, ours_s = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        return max(0.0, busy_s - ours_s) / (passed_s * len(os.sched_getaffinity(0)))
 
 
 def _version(name: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import corpus
 from benchmarks.end_to_end import KNOWN_HASHES, fill
-from benchmarks.measure import command
+from benchmarks.measure import TICKS_S, command, machine_s
 from benchmarks.report import Check, Curve, Fact, Point, Section
 from benchmarks.server import COMMAND, environment
 from service.engine import Engine
@@ -28,7 +28,6 @@ FILES, FEW = 10_000, 500
 IN_MEMORY = Path("/dev/shm")
 LOOK_S, BUCKETS = 0.25, 12
 BUSY_BAR, FLAT_BAR = 0.9, 1.1
-_TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -91,13 +90,7 @@ def _of(pid: int) -> tuple[float, float]:
         resident, shared = map(int, Path(f"/proc/{pid}/statm").read_text().split()[1:3])
     except OSError:
         return 0.0, 0.0
-    return sum(map(int, stat[11:15])) * _TICKS_S, (resident - shared) * _PAGE_MB
-
-
-def machine_s() -> float:
-    """Return the seconds for which cores were busy since the machine started."""
-    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + irq + soft + steal) * _TICKS_S
+    return sum(map(int, stat[11:15])) * TICKS_S, (resident - shared) * _PAGE_MB
 
 
 def _lines(out: Path) -> int:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import page, report
-from benchmarks.measure import add_peers, collect_alone, machine, name_peers
+from benchmarks.measure import Company, add_peers, collect_alone, machine, name_peers
 
 MODULES = ("limits", "hashing", "search", "growth", "checks", "over_http", "end_to_end", "videos", "rescans", "peers",
            "hma")  # fmt: skip
@@ -66,13 +66,14 @@ def show(text: str) -> None:
 def run(modules: Sequence[str] = MODULES, *, short: bool = False, compare: Path | None = None, out: Path = RESULTS,
         tolerance: float = report.TOLERANCE) -> int:  # fmt: skip
     """Measure, write and show; return the exit status. OSError and ValueError for an earlier report that is none."""
-    old = earlier(compare) if compare else None
+    old, company = earlier(compare) if compare else None, Company()
     try:
         sections = measured(modules, short)
     except RuntimeError as error:
         errors.print(f"{error}; what it said stands above")
         return UNMEASURED
-    built = report.build(machine(), sections, old, tolerance)
+    told = machine() | {"others had of the cores meanwhile": f"{company.share():.0%}"}
+    built = report.build(told, sections, old, tolerance)
     write(built, out)
     show(page.to_markdown(built))
     return built.status

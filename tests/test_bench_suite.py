@@ -165,6 +165,16 @@ def test_cpu_of_those_below_counts_when_they_are_gone() -> None:
         process.communicate(b"\n")
 
 
+def test_what_this_process_does_is_not_told_of_others() -> None:
+    company = measure.Company()
+    sum(range(10_000_000))
+    passed_s, busy_s, ours_s = (b - a for a, b in zip(company._began, company._now(), strict=True))
+    assert ours_s > 0
+    share, cores = company.share(), len(os.sched_getaffinity(0))
+    assert share == pytest.approx(max(0.0, busy_s - ours_s) / (passed_s * cores), abs=0.1)
+    assert share <= 1 - ours_s / (passed_s * cores) + 0.1
+
+
 @pytest.mark.slow
 def test_a_rescan_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rescans, "LOOK_S", 0.02)
