@@ -4,6 +4,8 @@ BIN := .venv/bin
 # Two BLAS threads on matrices as small as PDQ's double the work and halve nothing.
 export OPENBLAS_NUM_THREADS = 1
 export OMP_NUM_THREADS = 1
+# More options of the benchmarks, as BENCH="--peers-python PYTHON --hma FOLDER".
+BENCH ?=
 
 .PHONY: setup demo test quick soak lint bench lock clean
 
@@ -22,7 +24,7 @@ lint: .venv/test.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 bench: .venv/test.done
-	$(BIN)/python -m benchmarks.run --short
+	$(BIN)/python -m benchmarks.run --short $(BENCH)
 # The versions and hashes that the container installs; needs uv.
 lock:
 	echo 'setuptools>=77' | uv pip compile --quiet --upgrade pyproject.toml - --extra postgres --extra queue --universal \
