@@ -20,7 +20,7 @@ from hashing.media import Limits
 FREE_PIXELS, PIXELS_A_BYTE = 25_000_000, 150
 FREE_MOVING_PIXELS, MOVING_PIXELS_A_BYTE = 50_000_000, 500  # of an animation
 LEAST_MOVING_PIXELS = 300_000  # what its frame costs, however small
-FREE_GREAT_PIXELS, GREAT_PIXELS_A_BYTE = 300_000_000, 1000  # of a video's frames that are larger than usual ones
+FREE_GREAT_PIXELS, GREAT_PIXELS_A_BYTE = 100_000_000, 300  # of a video's frames that are larger than usual ones
 USUAL_PIXELS = 9_000_000  # 4096×2160; videos of such frames may stand still for hours: their limit is time
 MAX_SCANS = 24  # encoders make up to about ten
 MAX_SCANNED_PIXELS = 400_000_000  # where there are more scans than 10
@@ -66,7 +66,7 @@ class ClipBudget(Budget):
 def few_scans(data: bytes) -> tuple[bytes, bool]:
     """Return a JPEG that ends before its scans are too many, and whether it had to be cut."""
     scans, pixels = 0, 1
-    for marker, at in _segments(data):
+    for marker, at in segments(data):
         if marker in _FRAMES and len(data) >= at + 9:
             pixels = max(int.from_bytes(data[at + 5 : at + 7]) * int.from_bytes(data[at + 7 : at + 9]), 1)
         elif marker == _START_OF_SCAN:
@@ -76,7 +76,7 @@ def few_scans(data: bytes) -> tuple[bytes, bool]:
     return data, False
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+def segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield the markers of the first picture of a JPEG, and where they stand."""
     at = 2
     while found := _MARKER.search(data, at):
