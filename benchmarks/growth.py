@@ -112,7 +112,7 @@ def collect(short: bool) -> Section:
     curves += (Curve(WEIGHT, "hashes", "bytes a hash", OURS, tuple(weights)),)
     photos = end_to_end.photos(16)
     with end_to_end.opened([photos]) as doors:
-        loads = loaded(doors, photos, 300 if short else 2000, 3 if short else 7)
+        loads = loaded(doors, photos, 300 if short else 2000, 3)
     curves += tuple(curve for title, runs in loads.items() for curve in curves_of_loads(title, runs))
     note = f"Medians, and in brackets the middle half. HTTP: a bank of {end_to_end.KNOWN_HASHES:,} hashes, keep-alive."
     checks = (steady(LOOK_UPS, loads[LOOK_UPS]),) + (() if short else (light(weights),))
