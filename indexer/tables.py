@@ -152,6 +152,7 @@ api_key = Table(
     Column("pepper_id", String(16)),  # the pepper its digests are bound to; null: plain SHA-256
     Column("previous_digest", LargeBinary),  # of the secret before a rotation
     Column("previous_until", String(32)),
+    Column("stopped_until", String(32)),  # refused at checks until then, or until a person lets it go
 )
 
 tenant_use = Table(  # how many requests a tenant made on a day, in all processes

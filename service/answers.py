@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, View, to_hex
+from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, SignalType, View, to_hex
 from indexer.banks import Bank
 from indexer.enroll import Enrolled
 from indexer.matcher import Answer
 from indexer.matches import Match, Suppressed, ToldApart
-from indexer.policy import tier
+from indexer.policy import Verdict, veiled
 from indexer.record import Content
 from service.held import held_out
 from service.schemas import (
@@ -51,13 +51,17 @@ def _match_fields(match: Match, evidence: bool) -> dict[str, Any]:
         "bank": match.bank, "content_id": match.content_id, "verdict": match.verdict.value,
         "signal_type": match.signal_type, "transform": match.transform,
         "distance_bits": match.distance_bits if evidence else None, "inliers": match.inliers if evidence else None,
-        "false_match_probability": probability if evidence else tier(probability),
+        "false_match_probability": probability if evidence else _veiled(match),
         "segments": [
             SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames, speed=part.speed)
             for part in match.segments
         ],
         "told_apart": _told_out(match.told_apart) if evidence else None,
     }  # fmt: skip
+
+
+def _veiled(match: Match) -> float:
+    return veiled(match.signal_type, match.distance_bits, match.verdict, match.false_match_probability)
 
 
 def match_out(match: Match) -> MatchOut:
@@ -95,10 +99,15 @@ def without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
     hidden = [
         match
         | {"distance_bits": None, "inliers": None, "told_apart": None}
-        | {"false_match_probability": tier(match["false_match_probability"])}
+        | {"false_match_probability": _veiled_stored(match)}
         for match in verdict.get("matches", [])
     ]
     return verdict | {"matches": hidden, "suppressed": []}
+
+
+def _veiled_stored(match: dict[str, Any]) -> float:
+    kind, verdict = SignalType(match["signal_type"]), Verdict(match["verdict"])
+    return veiled(kind, match["distance_bits"], verdict, match["false_match_probability"])
 
 
 def signals_out(signal: Signal) -> list[SignalOut]:

@@ -22,7 +22,7 @@ from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
 from service.freshness import MinRevision, at_revision
-from service.lookups import MAX_HASHES, Lookup
+from service.lookups import MAX_HASHES, Lookup, watched
 from service.retro import Consented
 from service.uploads import MAX_JSON_BYTES, URL_FIELD, Upload, read_upload
 
@@ -89,7 +89,7 @@ async def _verdict(request: Request, answer: Answer, key: Key) -> schemas.Verdic
     if is_noted(key, answer):
         await in_thread(request, note_evidence, engine_of(request), key, answer)
     request.state.verdict, request.state.reason = answer.verdict.value, answer.reason
-    evidence = allows(key, Permission.EVIDENCE)
+    evidence = allows(key, Permission.EVIDENCE) and request.state.may_tell
     return answers.verdict_out(answer, request.state.request_id, evidence=evidence)
 
 
@@ -106,7 +106,8 @@ async def check(
     await at_revision(request, min_revision)
     async with request.app.state.gate():
         data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
-        answer = await in_thread(request, engine.check_media, data, bank, consent.keeping(bank), key.reach, media=True)
+        keep = watched(request, key, consent.keeping(bank))
+        answer = await in_thread(request, engine.check_media, data, bank, keep, key.reach, media=True)
     return await _verdict(request, answer, key)
 
 
@@ -121,7 +122,7 @@ async def check_hashes(
     """Judge hashes that were made elsewhere, as one piece of media."""
     await at_revision(request, min_revision)
     asked = await read_model(request, schemas.SignalsIn)
-    hashes, keep = schemas.ready_hashes(asked.signals), consent.keeping(bank)
+    hashes, keep = schemas.ready_hashes(asked.signals), watched(request, key, consent.keeping(bank))
     if len(hashes) > MAX_HASHES:
         answer = await in_thread(request, engine_of(request).check_hashes, hashes, bank, keep, key.reach)
     else:

@@ -56,6 +56,7 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission),
 }
 
+WATCHED = {Permission.CHECK, Permission.LOOKUP}  # are answered about the bank: not to a key that probes (`probing`)
 OPERATORS = {Permission.METRICS, Permission.AUDIT}
 
 
@@ -77,6 +78,8 @@ def requires(permission: Permission) -> Any:
             raise Unauthenticated
         if not allows(key, permission):
             raise Forbidden
+        if permission in WATCHED:
+            request.app.state.probing.refuse(key)
         if (name := request.path_params.get("bank")) is not None:
             await check_reach(request, key, [name])
         return key

@@ -40,6 +40,7 @@ STATUS = {
     "forbidden": 403,
     "too_many_requests": 429,
     "quota_used_up": 429,
+    "probing_suspected": 429,
     "deadline_exceeded": 503,
     "invalid_key": 422,
     "upload_timed_out": 408,

@@ -11,16 +11,19 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response
 
 from hashing.errors import StaydownError
+from hashing.signals import Signal
 from indexer.enroll import ReadyHash
 from indexer.errors import StoreBroken
 from indexer.jobs import Rescan, RescanItem
 from indexer.keys import Key
+from indexer.matcher import Answer
 from service import answers, schemas
 from service.api import body_of, engine_of, in_thread, read_model
 from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine
 from service.errors import Forbidden, InvalidRequest, UnknownRescan
 from service.logs import log
+from service.probing import Probing
 
 PAGE, STOP_S = 1000, 1.0
 router = APIRouter(prefix="/v1/rescans", tags=["rescans"])
@@ -33,8 +36,8 @@ def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
 class RescanWorker:
     """The thread that works off what is pending."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, probing: Probing) -> None:
+        self._engine, self._probing = engine, probing
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="rescans", daemon=True)
 
@@ -86,13 +89,19 @@ class RescanWorker:
         return answers.unjudged(request_id, word, self._engine.index.revision)
 
     def _check(self, item: RescanItem, request_id: str) -> dict[str, Any]:
-        reach = self._engine.keys.reach_of(item.key_id)
+        key = self._engine.keys.find(item.key_id)
+        self._probing.refuse(key)
+        told: list[bool] = []
+
+        def keep(signal: Signal, answer: Answer) -> None:
+            told.append(self._probing.look(key, signal, answer))
+
         if signals := item.request.get("signals"):
-            answer = self._engine.check_hashes(_hashes(signals), item.banks, reach=reach)
+            answer = self._engine.check_hashes(_hashes(signals), item.banks, keep, key.reach)
         else:
             data = anyio.run(self._engine.fetcher.fetch, item.request["url"])
-            answer = self._engine.check_media(data, item.banks, reach=reach)
-        return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
+            answer = self._engine.check_media(data, item.banks, keep, key.reach)
+        return answers.verdict_out(answer, request_id, evidence=all(told)).model_dump(mode="json")
 
 
 @router.post("", status_code=202, openapi_extra=body_of(schemas.RescanIn))
