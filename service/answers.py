@@ -142,7 +142,7 @@ def enrolled_out(enrolled: Enrolled) -> EnrolledOut:
         content_id=enrolled.content_id, bank=enrolled.bank, bank_revision=enrolled.bank_revision,
         created=enrolled.created, signals=enrolled.signals, warnings=list(enrolled.warnings),
         companions=list(enrolled.companions), held=held_out(enrolled), held_frames=enrolled.held_frames,
-        media=media_out(enrolled.media),
+        proposed=enrolled.proposed, media=media_out(enrolled.media),
     )  # fmt: skip
 
 
@@ -152,13 +152,13 @@ def bank_out(bank: Bank) -> BankOut:
         bank=bank.name, description=bank.description, enabled=bank.enabled, policy=bank.policy,
         signal_types=list(bank.signal_types), lawful=bank.lawful,
         suppresses=None if bank.suppresses is None else list(bank.suppresses),
-        contents=bank.contents, created_at=bank.created_at,
+        two_persons=bank.two_persons, contents=bank.contents, created_at=bank.created_at,
     )  # fmt: skip
 
 
 def content_out(
     content: Content, signals: dict[str, int], held: dict[str, int], companions: Sequence[str] = (),
-    lawful_of: str | None = None,
+    lawful_of: str | None = None, source: str | None = None,
 ) -> ContentOut:  # fmt: skip
     """Return a content; `companions` and `lawful_of` are content_ids, `held` counts rows by reason."""
     media = Media(content.kind, None, content.width, content.height, content.duration_s, content.frames_hashed)
@@ -166,5 +166,6 @@ def content_out(
         content_id=content.content_id, bank=content.bank, media=media_out(media), case=content.case,
         labels=list(content.labels), enabled=content.enabled, signals=signals, held=held, created_at=content.created_at,
         revision=content.revision, withdrawn_at=content.withdrawn_at, withdrawn_reason=content.withdrawn_reason,
-        companions=list(companions), lawful_of=lawful_of,
+        companions=list(companions), lawful_of=lawful_of, source=source, proposed_by=content.proposed_by,
+        approved_by=content.approved_by,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -204,10 +205,11 @@ async def delete_bank(request: Request, bank: Name, key: Key = requires(Permissi
 
 
 def _beside(request: Request, upload: Upload) -> dict[str, Any]:
-    """Return case and labels that come with media: as fields of the form, or in the query."""
+    """Return case, labels and source that come with media: as fields of the form, or in the query."""
     fields, query = upload.fields, request.query_params
     labels = fields.get("labels") or fields.get("label") or query.getlist("labels") or query.getlist("label")
-    return {"case": fields.get("case", [query.get("case") or ""])[0] or None, "labels": labels}
+    case, source = (fields.get(name, [query.get(name) or ""])[0] or None for name in ("case", "source"))
+    return {"case": case, "labels": labels, "source": source}
 
 
 async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> Enrolled:
@@ -218,17 +220,16 @@ async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> En
     lawful = [*upload.lawful, *[await _original(request, original) for original in asked.lawful]]
     if len(lawful) > schemas.MAX_LAWFUL:
         raise InvalidRequest(f"lawful: at most {schemas.MAX_LAWFUL} originals a content")
+    given: dict[str, Any] = {"lawful": lawful, "source": asked.source, "actor": key.key_id}
     if asked.signals:
         hashes = schemas.ready_hashes(asked.signals)
-        return await in_thread(
-            request, lambda: engine.enroll_hashes(bank, hashes, asked.case, asked.labels, lawful, actor=key.key_id),
-            media=bool(lawful),
-        )  # fmt: skip
+        enrolling = partial(engine.enroll_hashes, bank, hashes, asked.case, asked.labels, **given)
+        return await in_thread(request, enrolling, media=bool(lawful))
     if upload.document is not None:
         upload = Upload(document={"url": asked.url} if asked.url else {})
     data = await media_of(request, upload)
     return await in_thread(
-        request, lambda: engine.enroll_media(bank, data, asked.case, asked.labels, lawful, actor=key.key_id), media=True
+        request, partial(engine.enroll_media, bank, data, asked.case, asked.labels, **given), media=True
     )
 
 
@@ -301,6 +302,7 @@ def _content_out(engine: Engine, found: Content) -> schemas.ContentOut:
     return answers.content_out(
         found, record.signal_counts(found.content_pk), record.holds.counts(found.content_pk),
         [one.content_id for one in companions], owner.content_id if owner else None,
+        record.standing.source_names([found.content_pk]).get(found.content_pk),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from hashing.errors import StaydownError
 from indexer.errors import IndexerError, IndexNotReady, SearchUnavailable, StoreBroken
 from indexer.keys import Key
-from service import api, audits, problems, rescans, retro, schemas
+from service import api, approvals, audits, problems, rescans, retro, schemas
 from service.admission import Admission
 from service.auth import Permission, requires
 from service.drain import Drain
@@ -43,7 +43,9 @@ _BODIES = (
     schemas.ContentIn,
     schemas.ContentChange,
     schemas.BankIn,
-    schemas.RescanIn,
+    rescans.RescanIn,
+    approvals.ApprovalIn,
+    approvals.SourceIn,
 )
 
 
@@ -216,6 +218,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(rescans.router)
     app.include_router(retro.router)
     app.include_router(audits.router)
+    app.include_router(approvals.router)
     _own_routes(app)
     app.add_middleware(Admission, settings=settings)
     app.add_middleware(Observed, metrics=app.state.metrics, drain=app.state.drain)

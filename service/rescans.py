@@ -5,10 +5,11 @@ at a time, behind the requests that somebody waits for.
 """
 
 import threading
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from hashing.errors import StaydownError
 from hashing.signals import Signal
@@ -25,8 +26,35 @@ from service.errors import Forbidden, InvalidRequest, UnknownRescan
 from service.logs import log
 from service.probing import Probing
 
-PAGE, STOP_S = 1000, 1.0
+PAGE, MAX_ITEMS, STOP_S = 1000, 10_000, 1.0
 router = APIRouter(prefix="/v1/rescans", tags=["rescans"])
+
+
+class RescanItemIn(schemas.Strict):
+    """One thing to check: a link, or hashes. `id` comes back with its result."""
+
+    id: Annotated[schemas.Text | None, Field(max_length=256)] = None
+    url: Annotated[schemas.Text | None, Field(max_length=8192)] = None
+    signals: Annotated[list[schemas.SignalIn] | None, Field(min_length=1, max_length=schemas.MAX_SIGNALS)] = None
+
+
+class RescanIn(schemas.Strict):
+    """A batch to check in the background."""
+
+    items: Annotated[list[RescanItemIn], Field(min_length=1, max_length=MAX_ITEMS)]
+    banks: Annotated[list[schemas.Text] | None, Field(max_length=1000)] = None
+
+
+class RescanOut(schemas.Strict):
+    """A rescan: its progress, and one page of its results."""
+
+    rescan_id: str
+    status: Literal["running", "done"]
+    total: int
+    done: int
+    verdicts: dict[str, int]
+    results: list[dict[str, Any]]
+    cursor: str | None
 
 
 def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
@@ -104,10 +132,10 @@ class RescanWorker:
         return answers.verdict_out(answer, request_id, evidence=all(told)).model_dump(mode="json")
 
 
-@router.post("", status_code=202, openapi_extra=body_of(schemas.RescanIn))
-async def submit(request: Request, response: Response, key: Key = requires(Permission.CHECK)) -> schemas.RescanOut:
+@router.post("", status_code=202, openapi_extra=body_of(RescanIn))
+async def submit(request: Request, response: Response, key: Key = requires(Permission.CHECK)) -> RescanOut:
     """Check a batch in the background; the answer says where to look for its results."""
-    asked, engine = await read_model(request, schemas.RescanIn), engine_of(request)
+    asked, engine = await read_model(request, RescanIn), engine_of(request)
     for number, item in enumerate(asked.items):
         if (item.url is None) == (item.signals is None):
             raise InvalidRequest(f"items.{number}: either url or signals")
@@ -126,9 +154,9 @@ async def submit(request: Request, response: Response, key: Key = requires(Permi
 
 @router.get("/{rescan_id}")
 async def show(
-    request: Request, rescan_id: schemas.Text, cursor: Annotated[int, Query(ge=-1, le=schemas.MAX_ITEMS)] = -1,
+    request: Request, rescan_id: schemas.Text, cursor: Annotated[int, Query(ge=-1, le=MAX_ITEMS)] = -1,
     key: Key = requires(Permission.CHECK),
-) -> schemas.RescanOut:  # fmt: skip
+) -> RescanOut:  # fmt: skip
     """Show a rescan's progress and a page of its results; only to the key that asked for it, and to admins."""
     return await _shown(request, rescan_id, key, cursor, PAGE)
 
@@ -145,7 +173,7 @@ def _tenant_of(request: Request, found: Rescan) -> str:
     return engine_of(request).keys.find(found.key_id).tenant
 
 
-async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: int) -> schemas.RescanOut:
+async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: int) -> RescanOut:
     jobs = engine_of(request).jobs
     found = await in_thread(request, jobs.find, rescan_id)
     if found is None or not await _is_for(request, found, key):
@@ -157,7 +185,7 @@ async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: 
         | ((item.result or {}) if seen else answers.without_evidence(item.result or {}))
         for item in items
     ]
-    return schemas.RescanOut(
+    return RescanOut(
         rescan_id=rescan_id, status="done" if found.done == found.total else "running", total=found.total,
         done=found.done, verdicts=found.verdicts, results=results,
         cursor=str(items[-1].number) if items and len(items) == limit else None,
