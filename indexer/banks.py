@@ -11,18 +11,21 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, selec
 from sqlalchemy.exc import IntegrityError
 
 from hashing.signals import SignalType
-from indexer.errors import BankExists, InvalidBank, UnknownBank
+from indexer.errors import BankExists, InvalidBank, NotApproved, UnknownBank
 from indexer.policy import POLICIES
 from indexer.store import Change, Position, Store, now
-from indexer.tables import bank, content
+from indexer.tables import bank, content, source
 from indexer.withdrawals import delete_bank_within
 
 _BANK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 TENANT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 DEFAULT_TENANT = "default"
+OPERATOR = "cli"  # the actor who has the machine
 DEFAULT_SIGNAL_TYPES = (SignalType.SHA256, SignalType.MD5, SignalType.PDQ, SignalType.KEYPOINTS)
 KEPT = content.c.withdrawn_at.is_(None)
 LIVE = and_(KEPT, content.c.lawful_of.is_(None))  # companions are not counted, found or listed as contents
+_SWITCHED_OFF = select(source.c.source_pk).where(source.c.source_pk == content.c.source_pk, source.c.enabled.is_(False))
+ACTIVE = and_(content.c.enabled.is_(True), LIVE, ~_SWITCHED_OFF.exists())  # what counts in answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Bank:
     lawful: bool = False
     suppresses: tuple[str, ...] | None = None
     tenant: str = DEFAULT_TENANT
+    two_persons: bool = False  # what one enrolls, another approves before it counts; exports too
 
     def speaks_for(self, other: "Bank") -> bool:
         """Tell whether what this lawful bank holds suppresses matches of another bank."""
@@ -70,13 +74,13 @@ def _bank(row: Row[Any], contents: int) -> Bank:
     suppresses = None if row.suppresses is None else tuple(row.suppresses)
     return Bank(
         row.bank_pk, row.name, row.description, row.enabled, row.policy, types, row.created_at, contents,
-        row.lawful, suppresses, row.tenant,
+        row.lawful, suppresses, row.tenant, row.two_persons,
     )  # fmt: skip
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     """Refuse settings by which a bank could not answer; InvalidBank."""
-    known = {"description", "enabled", "policy", "signal_types", "lawful", "suppresses"}
+    known = {"description", "enabled", "policy", "signal_types", "lawful", "suppresses", "two_persons"}
     types = settings.get("signal_types", DEFAULT_SIGNAL_TYPES)
     right = settings.keys() <= known and settings.get("policy", "default") in POLICIES
     if not right or not types or not set(types) <= set(SignalType):
@@ -171,14 +175,16 @@ class Banks:
         return self.bank(name)
 
     def set_bank(self, name: str, *, actor: str, **settings: Any) -> Bank:
-        """Change description, enabled, policy, signal_types, lawful or suppresses of a bank.
+        """Change description, enabled, policy, signal_types, lawful, suppresses or two_persons of a bank.
 
-        UnknownBank, InvalidBank.
+        UnknownBank, InvalidBank. That a bank asks for two persons is not for one to end: NotApproved.
         """
         settings = _checked(settings)
         if settings:
             with self.store.change(actor) as change:
-                self.bank_within(change, name)
+                ends = self.bank_within(change, name).two_persons and settings.get("two_persons") is False
+                if ends and actor != OPERATOR:
+                    raise NotApproved("that it asks for two persons is ended on the machine alone: staydown bank set")
                 _check_scope(change.connection, settings)
                 change.connection.execute(update(bank).where(bank.c.name == name).values(**settings))
                 change.log("bank.set", name, fields=sorted(settings), **_told(settings))

@@ -104,6 +104,7 @@ class Submission:
     signal: Signal
     case: str | None = None
     labels: tuple[str, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Enrolled:
     companions: tuple[str, ...] = ()  # content_ids of its lawful originals, those of this enrolment
     held: tuple[Run, ...] = ()
     held_frames: dict[str, int] = field(default_factory=dict)
+    proposed: bool = False  # it counts once somebody else approved it
 
 
 def fingerprint(signal: Signal) -> str:
@@ -211,6 +213,7 @@ class _Part:
     signal: Signal
     new: NewContent
     holds: Holds
+    source: str | None = None
 
 
 def _parts(bank: Bank, submissions: Sequence[Submission], holds: Sequence[Holds]) -> list[_Part]:
@@ -218,7 +221,7 @@ def _parts(bank: Bank, submissions: Sequence[Submission], holds: Sequence[Holds]
     frames = [submission.signal.frames for submission in submissions]
     kept = np.split(kept_rows(joined(frames), bank), np.cumsum([len(rows) for rows in frames])[:-1])
     return [
-        _Part(submission.signal, _new_content(submission, bank, each, chosen), each)
+        _Part(submission.signal, _new_content(submission, bank, each, chosen), each, submission.source)
         for submission, each, chosen in zip(submissions, holds, kept, strict=True)
     ]
 
@@ -257,7 +260,9 @@ class Enroller:
         done = []
         for part in parts:
             content, is_new = known[part.new.fingerprint], created.get(part.new.fingerprint) is part.new
-            if not is_new:
+            if is_new:
+                self._record.standing.mark(change, bank, [content.content_pk], part.source)
+            elif not bank.two_persons:  # there what was approved stays as it is
                 self._record.complete(change, content.content_pk, part.new)
             done.append(_enrolled(change, bank, part, content.content_id, is_new))
         return done
@@ -272,7 +277,7 @@ def _enrolled(change: Change, bank: Bank, part: _Part, content_id: str, created:
     return Enrolled(
         content_id, bank.name, change.revision, created, part.signal.media, counts,
         _warnings(part.signal, part.new, part.new.holds or part.holds), held=found[:MAX_RUNS],
-        held_frames=held,
+        held_frames=held, proposed=created and bank.two_persons,
     )  # fmt: skip
 
 

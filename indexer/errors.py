@@ -9,6 +9,10 @@ StaydownError (hashing.errors)
     ├── InvalidManifest      invalid_manifest
     ├── NothingToEnroll      nothing_to_enroll
     ├── InvalidCompanion     invalid_companion
+    ├── InvalidSource        invalid_source
+    ├── NotApproved          not_approved
+    ├── OwnProposal          own_proposal
+    ├── NothingToApprove     nothing_to_approve
     ├── InvalidBackup        invalid_backup
     ├── BackupExists         backup_exists
     ├── StoreNotEmpty        store_not_empty
@@ -71,6 +75,30 @@ class InvalidCompanion(IndexerError):
     """A companion is lawful media other than the content itself, of a content that is no companion."""
 
     code = "invalid_companion"
+
+
+class InvalidSource(IndexerError):
+    """A source's name is 1 to 64 letters, digits, '_', '-' or '.'."""
+
+    code = "invalid_source"
+
+
+class NotApproved(IndexerError):
+    """This bank asks for two persons: somebody else has to approve this first."""
+
+    code = "not_approved"
+
+
+class OwnProposal(IndexerError):
+    """Who asked for this cannot approve it: that takes somebody else."""
+
+    code = "own_proposal"
+
+
+class NothingToApprove(IndexerError):
+    """Nothing like this waits for approval in this bank."""
+
+    code = "nothing_to_approve"
 
 
 class InvalidBackup(IndexerError):

@@ -50,6 +50,7 @@ class Key:
     networks: tuple[str, ...] | None = None  # from which it may be used
     expires_at: str | None = None
     previous_until: str | None = None  # how long the secret before a rotation is taken
+    stopped_until: str | None = None  # how long it is refused at checks
 
     @property
     def reach(self) -> Reach:
@@ -64,7 +65,7 @@ def _tuple(listed: Any) -> tuple[str, ...] | None:
 def _key(row: Row[Any]) -> Key:
     return Key(
         row.key_id, row.role, row.name, row.created_at, row.revoked_at, row.tenant, _tuple(row.banks),
-        _tuple(row.networks), row.expires_at, row.previous_until,
+        _tuple(row.networks), row.expires_at, row.previous_until, row.stopped_until,
     )  # fmt: skip
 
 
@@ -188,6 +189,23 @@ class Keys:
             if not change.connection.execute(revoked).rowcount:
                 raise UnknownKey
             change.log("key.revoke", key_id)
+
+    def stop(self, key_id: str, seconds: float, *, content_id: str, bits: int, actor: str) -> str:
+        """Have a key refused at checks for so long, because of what it asked near a content; returns until when."""
+        until = _in(seconds)
+        with self._store.change(actor, counted=False) as change:
+            stopped = update(api_key).where(api_key.c.key_id == key_id).values(stopped_until=until)
+            change.connection.execute(stopped)
+            change.log("key.stop", key_id, content=content_id, bits=bits, until=until)
+        return until
+
+    def let_go(self, key_id: str, *, actor: str) -> None:
+        """Take a stop back; UnknownKey."""
+        with self._store.change(actor, counted=False) as change:
+            free = update(api_key).where(api_key.c.key_id == key_id).values(stopped_until=None)
+            if not change.connection.execute(free).rowcount:
+                raise UnknownKey
+            change.log("key.let-go", key_id)
 
     # The pepper
 

@@ -15,7 +15,7 @@ from hashing.contrast import CONTRAST_DTYPE, Contrasts
 from hashing.signals import Signal, Sketches, no_sketches
 from indexer.contents import NewContent
 from indexer.enroll import fingerprint, wanted
-from indexer.errors import InvalidCompanion, NothingToEnroll, UnknownContent
+from indexer.errors import InvalidCompanion, NotApproved, NothingToEnroll, UnknownContent
 from indexer.record import Content, Record
 from indexer.store import Change
 
@@ -57,6 +57,8 @@ class CompanionEnroller:
         content = self._record.content(bank_name, content_id)
         if content.lawful_of is not None:
             raise InvalidCompanion
+        if self._is_settled(content, actor):
+            raise NotApproved("lawful originals of this bank's contents are given with them, before they are approved")
         pks, rows = self._contrasts(content, lawful)
         with self._record.store.change(actor) as change:
             if not self._record.companions.may_have(change, content.content_pk):
@@ -66,6 +68,12 @@ class CompanionEnroller:
             change.log("content.companion", content_id, bank=bank_name, companion=companion_id, created=created,
                        contrasts=laid)  # fmt: skip
         return companion_id
+
+    def _is_settled(self, content: Content, actor: str) -> bool:
+        """Tell whether a content is as two persons wanted it: a companion by one hand would hide it from answers."""
+        if not self._record.settings_of(content.bank).two_persons:
+            return False
+        return content.approved_by is not None or content.proposed_by != actor
 
     def _contrasts(self, content: Content, lawful: Lawful) -> tuple[list[int], Contrasts]:
         keys: list[int] = []

@@ -144,14 +144,16 @@ class ListEnroller:
         """Enroll contents in one transaction: all of them or none. UnknownBank, NothingToEnroll."""
         return next(self.enroll_parts(bank_name, [contents], actor=actor))
 
-    def enroll_parts(self, bank_name: str, parts: Iterable[HashList], *, actor: str) -> Iterator[Listed]:
+    def enroll_parts(
+        self, bank_name: str, parts: Iterable[HashList], *, source: str | None = None, actor: str
+    ) -> Iterator[Listed]:
         """Enroll lists, each as `enroll` does; one is made ready while the one before it is written."""
         with ThreadPoolExecutor(1) as ahead:
             ready = ((part, ahead.submit(self._prepared, bank_name, part)) for part in parts)
             current = next(ready, None)
             while current is not None:
                 following = next(ready, None)
-                yield self._enroll(bank_name, current[0], current[1].result(), actor)
+                yield self._enroll(bank_name, current[0], current[1].result(), source, actor)
                 current = following
 
     def _prepared(self, bank_name: str, contents: HashList) -> tuple[list[str], Held]:
@@ -159,27 +161,30 @@ class ListEnroller:
         held = self._guard.held(self._record.settings_of(bank_name), contents.frames)
         return _marks(contents), held
 
-    def _enroll(self, bank_name: str, contents: HashList, prepared: tuple[list[str], Held], actor: str) -> Listed:
+    def _enroll(
+        self, bank_name: str, contents: HashList, prepared: tuple[list[str], Held], source: str | None, actor: str
+    ) -> Listed:
         with self._record.store.change(actor) as change:
             prepare_bulk(change.connection)
             bank = self._record.bank_within(change, bank_name)
-            done = self._write(change, bank, _batch(bank, contents, *prepared))
+            done = self._write(change, bank, _batch(bank, contents, *prepared), source)
         if self._index.ready:
             self._index.refresh(self._record)
         return done
 
-    def _write(self, change: Change, bank: Bank, batch: _Batch) -> Listed:
+    def _write(self, change: Change, bank: Bank, batch: _Batch, source: str | None) -> Listed:
         first: dict[str, int] = {}
         for number, mark in enumerate(batch.marks):
             first.setdefault(mark, number)
         before = self._record.find_fingerprints(change, bank.bank_pk, sorted(first))  # in the order of the index
         new = [number for mark, number in first.items() if mark not in before]
         added = insert_list(change, bank.bank_pk, batch.take(new))
+        self._record.standing.mark(change, bank, [pk for pk, _ in added], source)
         known = before | {batch.marks[number]: Known(*key) for number, key in zip(new, added, strict=True)}
         created = np.zeros(len(batch.marks), np.bool_)
         created[new] = True
         pks = np.array([known[mark].content_pk for mark in batch.marks], np.int64)
-        for number in batch.lacking(change, pks, ~created):
+        for number in () if bank.two_persons else batch.lacking(change, pks, ~created):
             self._record.complete(change, int(pks[number]), batch.one(number))
         ids = tuple(known[mark].content_id for mark in batch.marks)
         return _listed(change, bank, batch, ids, tuple(created.tolist()))

@@ -27,6 +27,7 @@ MIN_QUALITY = 50  # PDQ quality; below, pictures without features match one anot
 # What may be enrolled (docs/matching.md, Guards).
 MAX_UNSURE_BITS = 110  # of the 256, that hang on noise; bars, checkerboards and rings have 120 and more
 MAX_BARE_PARTS = 50  # of 64, with nothing in them; all but a caption, a logo or a line of text
+EDGE_BITS = 6  # to both sides of a threshold; a walk along it by changes of some twenty bits strays no farther
 HUB_CONTENTS = 3  # different benign contents within the review distance of one hash
 
 
@@ -77,6 +78,12 @@ class Policy:
         """Return how near is taken for the same: the match distance, or where there is none the review distance."""
         threshold = self.thresholds[signal_type]
         return threshold.match_bits if threshold.match_bits >= 0 else threshold.review_bits
+
+    def edges_near(self, signal_type: SignalType, distance_bits: int) -> list[int]:
+        """Return the thresholds that a distance is so near to that answers there tell of single bits."""
+        threshold = self.thresholds[signal_type]
+        edges = sorted({threshold.match_bits, threshold.review_bits} - {-1})
+        return [edge for edge in edges if edge - EDGE_BITS < distance_bits <= edge + EDGE_BITS]
 
     def verdict(self, signal_type: SignalType, distance_bits: int) -> Verdict:
         """Judge one distance."""
@@ -203,6 +210,19 @@ def score_probability(score: float, pairs: int) -> float:
 def tier(probability: float) -> float:
     """Round a probability up to the next power of ten, so that it tells no distance."""
     return next(step for step in _TIERS if probability <= step * (1 + 1e-9))
+
+
+def veiled(signal_type: SignalType, distance_bits: int | None, verdict: Verdict, probability: float) -> float:
+    """Return a probability as those see it who see no distance: as at the farthest of its verdict, and in tiers.
+
+    A tier of the distance itself would be one more edge by which a hash can be found out.
+    """
+    if signal_type not in _TAILS or distance_bits is None or probability >= 1:
+        return tier(probability)
+    limits = [policy.thresholds[signal_type] for policy in POLICIES.values()]
+    farthest = max(one.match_bits if verdict is Verdict.MATCH else one.review_bits for one in limits)
+    rate = -math.log1p(-probability) * 10.0 ** (_TAILS[signal_type][1] * (farthest - distance_bits))
+    return tier(float(-math.expm1(-rate)))
 
 
 # Content or its lawful original. Scores are log-odds for the content: of one frame by the cells where the

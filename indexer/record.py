@@ -21,15 +21,16 @@ from hashing.signals import (
     SignalType,
     no_frames,
 )
-from indexer.banks import LIVE, Banks
+from indexer.banks import ACTIVE, LIVE, Banks
 from indexer.companions import CompanionBook
 from indexer.contents import NewContent, insert_contents, new_hashes
 from indexer.engines import values_of
-from indexer.errors import UnknownContent
+from indexer.errors import NotApproved, UnknownContent
 from indexer.hashes import FREE, add_hashes, frames_of, hashes_of, searched
 from indexer.holds import HoldBook
 from indexer.seals import among, forms_of
 from indexer.sketches import SketchBook
+from indexer.standing import StandingBook
 from indexer.store import Change, Store
 from indexer.tables import audit, bank, content, exact, signal, sketch
 from indexer.withdrawals import withdraw_within
@@ -60,6 +61,8 @@ class Content:
     withdrawn_at: str | None
     withdrawn_reason: str | None
     lawful_of: int | None  # of a companion: whose it is
+    proposed_by: str | None = None  # in a bank of two persons; it counts once it is approved
+    approved_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def _content(row: Row[Any]) -> Content:
     return Content(
         row.content_pk, row.content_id, row.name, Kind(row.kind), row.enabled, row.width, row.height,
         row.duration_s, row.frames_hashed, row.case_ref, tuple(row.labels), row.created_at, row.revision,
-        row.withdrawn_at, row.withdrawn_reason, row.lawful_of,
+        row.withdrawn_at, row.withdrawn_reason, row.lawful_of, row.proposed_by,
+        row.approved_by,
     )  # fmt: skip
 
 
@@ -98,6 +102,7 @@ class Record(Banks):
         self.sketches = SketchBook(store)
         self.companions = CompanionBook(store)
         self.holds = HoldBook(store)
+        self.standing = StandingBook(store)
 
     def find_fingerprints(self, change: Change, bank_pk: int, fingerprints: Sequence[str]) -> dict[str, Known]:
         """Return which of these contents a bank has, as a change sees it."""
@@ -178,12 +183,14 @@ class Record(Banks):
         return counts
 
     def set_content(self, bank_name: str, content_id: str, *, actor: str, **fields: Any) -> Content:
-        """Change case_ref, labels or enabled of a live content; UnknownBank, UnknownContent."""
+        """Change case_ref, labels or enabled of a live content; UnknownBank, UnknownContent, NotApproved."""
         found = self.content(bank_name, content_id)
         if found.withdrawn_at is not None:
             raise UnknownContent
         if fields:
             with self.store.change(actor) as change:
+                if fields.get("enabled") and found.proposed_by is not None and found.approved_by is None:
+                    raise NotApproved
                 live = update(content).where(content.c.content_pk == found.content_pk, LIVE)
                 if not change.connection.execute(live.values(**fields)).rowcount:
                     raise UnknownContent
@@ -294,4 +301,4 @@ class Record(Banks):
 
 
 def _active(bank_pks: Sequence[int]) -> tuple[ColumnElement[bool], ...]:
-    return (content.c.bank_pk.in_(bank_pks), content.c.enabled.is_(True), LIVE)
+    return content.c.bank_pk.in_(bank_pks), ACTIVE

@@ -10,7 +10,7 @@ from sqlalchemy import Row, func, insert, not_, select
 
 from hashing.keypoints import pack_sketch, unpack_sketch
 from hashing.signals import Sketches, no_sketches
-from indexer.banks import LIVE
+from indexer.banks import ACTIVE
 from indexer.guards import Holds, words
 from indexer.hashes import FREE_SKETCH
 from indexer.store import Change, Store
@@ -132,7 +132,7 @@ class SketchBook:
             select(sketch)
             .join(content, content.c.content_pk == sketch.c.content_pk)
             .where(sketch.c.sketch_pk.in_(sketch_pks), content.c.bank_pk.in_(bank_pks))
-            .where(content.c.enabled.is_(True), LIVE, FREE_SKETCH)
+            .where(ACTIVE, FREE_SKETCH)
             .order_by(sketch.c.sketch_pk)
         )
         with self._store.read() as connection:

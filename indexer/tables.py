@@ -60,7 +60,32 @@ bank = Table(
     Column("lawful", Boolean, nullable=False, default=False, server_default=false()),
     Column("suppresses", JSON(none_as_null=True)),  # names of banks; null: all of its tenant
     Column("tenant", String(64), nullable=False, default="default", server_default="default"),
+    Column("two_persons", Boolean, nullable=False, default=False, server_default=false()),
     sqlite_autoincrement=True,
+)
+
+source = Table(  # a name that contents come under, such as a partner's list
+    "source",
+    metadata,
+    Column("source_pk", Integer, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("tenant", "name"),
+)
+
+export = Table(  # a request to read all hashes of a bank, which somebody else has to approve
+    "export",
+    metadata,
+    Column("export_id", String(32), primary_key=True),
+    Column("bank_pk", Integer, ForeignKey("bank.bank_pk", ondelete="CASCADE"), nullable=False),
+    Column("requested_by", String(64), nullable=False),
+    Column("requested_at", String(32), nullable=False),
+    Column("expires_at", String(32), nullable=False),
+    Column("approved_by", String(64)),
+    Column("used_at", String(32)),
+    info={"passing": True},
 )
 
 content = Table(
@@ -83,6 +108,9 @@ content = Table(
     Column("withdrawn_at", String(32)),
     Column("withdrawn_reason", Text),
     Column("lawful_of", _Key, index=True),  # content_pk of the content that this is a companion of
+    Column("source_pk", Integer, index=True),  # where it came from; no foreign key: see lawful_of
+    Column("proposed_by", String(64)),  # in a bank of two persons; disabled until it is approved
+    Column("approved_by", String(64)),
     UniqueConstraint("bank_pk", "fingerprint"),
     Index("ix_content_live", "bank_pk", "withdrawn_at", "content_pk"),  # to count and to page
     sqlite_autoincrement=True,
@@ -152,6 +180,7 @@ api_key = Table(
     Column("pepper_id", String(16)),  # the pepper its digests are bound to; null: plain SHA-256
     Column("previous_digest", LargeBinary),  # of the secret before a rotation
     Column("previous_until", String(32)),
+    Column("stopped_until", String(32)),  # refused at checks until then, or until a person lets it go
 )
 
 tenant_use = Table(  # how many requests a tenant made on a day, in all processes

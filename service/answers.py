@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, View, to_hex
+from hashing.signals import EXACT_BYTES, PROFILES, VIEWS, Media, Signal, SignalType, View, to_hex
 from indexer.banks import Bank
 from indexer.enroll import Enrolled
 from indexer.matcher import Answer
 from indexer.matches import Match, Suppressed, ToldApart
-from indexer.policy import tier
+from indexer.policy import Verdict, veiled
 from indexer.record import Content
 from service.held import held_out
 from service.schemas import (
@@ -51,13 +51,17 @@ def _match_fields(match: Match, evidence: bool) -> dict[str, Any]:
         "bank": match.bank, "content_id": match.content_id, "verdict": match.verdict.value,
         "signal_type": match.signal_type, "transform": match.transform,
         "distance_bits": match.distance_bits if evidence else None, "inliers": match.inliers if evidence else None,
-        "false_match_probability": probability if evidence else tier(probability),
+        "false_match_probability": probability if evidence else _veiled(match),
         "segments": [
             SegmentOut(query_s=part.query_s, reference_s=part.reference_s, frames=part.frames, speed=part.speed)
             for part in match.segments
         ],
         "told_apart": _told_out(match.told_apart) if evidence else None,
     }  # fmt: skip
+
+
+def _veiled(match: Match) -> float:
+    return veiled(match.signal_type, match.distance_bits, match.verdict, match.false_match_probability)
 
 
 def match_out(match: Match) -> MatchOut:
@@ -95,10 +99,15 @@ def without_evidence(verdict: dict[str, Any]) -> dict[str, Any]:
     hidden = [
         match
         | {"distance_bits": None, "inliers": None, "told_apart": None}
-        | {"false_match_probability": tier(match["false_match_probability"])}
+        | {"false_match_probability": _veiled_stored(match)}
         for match in verdict.get("matches", [])
     ]
     return verdict | {"matches": hidden, "suppressed": []}
+
+
+def _veiled_stored(match: dict[str, Any]) -> float:
+    kind, verdict = SignalType(match["signal_type"]), Verdict(match["verdict"])
+    return veiled(kind, match["distance_bits"], verdict, match["false_match_probability"])
 
 
 def signals_out(signal: Signal) -> list[SignalOut]:
@@ -133,7 +142,7 @@ def enrolled_out(enrolled: Enrolled) -> EnrolledOut:
         content_id=enrolled.content_id, bank=enrolled.bank, bank_revision=enrolled.bank_revision,
         created=enrolled.created, signals=enrolled.signals, warnings=list(enrolled.warnings),
         companions=list(enrolled.companions), held=held_out(enrolled), held_frames=enrolled.held_frames,
-        media=media_out(enrolled.media),
+        proposed=enrolled.proposed, media=media_out(enrolled.media),
     )  # fmt: skip
 
 
@@ -143,13 +152,13 @@ def bank_out(bank: Bank) -> BankOut:
         bank=bank.name, description=bank.description, enabled=bank.enabled, policy=bank.policy,
         signal_types=list(bank.signal_types), lawful=bank.lawful,
         suppresses=None if bank.suppresses is None else list(bank.suppresses),
-        contents=bank.contents, created_at=bank.created_at,
+        two_persons=bank.two_persons, contents=bank.contents, created_at=bank.created_at,
     )  # fmt: skip
 
 
 def content_out(
     content: Content, signals: dict[str, int], held: dict[str, int], companions: Sequence[str] = (),
-    lawful_of: str | None = None,
+    lawful_of: str | None = None, source: str | None = None,
 ) -> ContentOut:  # fmt: skip
     """Return a content; `companions` and `lawful_of` are content_ids, `held` counts rows by reason."""
     media = Media(content.kind, None, content.width, content.height, content.duration_s, content.frames_hashed)
@@ -157,5 +166,6 @@ def content_out(
         content_id=content.content_id, bank=content.bank, media=media_out(media), case=content.case,
         labels=list(content.labels), enabled=content.enabled, signals=signals, held=held, created_at=content.created_at,
         revision=content.revision, withdrawn_at=content.withdrawn_at, withdrawn_reason=content.withdrawn_reason,
-        companions=list(companions), lawful_of=lawful_of,
+        companions=list(companions), lawful_of=lawful_of, source=source, proposed_by=content.proposed_by,
+        approved_by=content.approved_by,
     )  # fmt: skip

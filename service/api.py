@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -22,7 +23,7 @@ from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine, Original
 from service.errors import IdempotencyConflict, InvalidRequest
 from service.freshness import MinRevision, at_revision
-from service.lookups import MAX_HASHES, Lookup
+from service.lookups import MAX_HASHES, Lookup, watched
 from service.retro import Consented
 from service.uploads import MAX_JSON_BYTES, URL_FIELD, Upload, read_upload
 
@@ -89,7 +90,7 @@ async def _verdict(request: Request, answer: Answer, key: Key) -> schemas.Verdic
     if is_noted(key, answer):
         await in_thread(request, note_evidence, engine_of(request), key, answer)
     request.state.verdict, request.state.reason = answer.verdict.value, answer.reason
-    evidence = allows(key, Permission.EVIDENCE)
+    evidence = allows(key, Permission.EVIDENCE) and request.state.may_tell
     return answers.verdict_out(answer, request.state.request_id, evidence=evidence)
 
 
@@ -106,7 +107,8 @@ async def check(
     await at_revision(request, min_revision)
     async with request.app.state.gate():
         data = await media_of(request, await read_upload(request, engine.settings.max_body_bytes))
-        answer = await in_thread(request, engine.check_media, data, bank, consent.keeping(bank), key.reach, media=True)
+        keep = watched(request, key, consent.keeping(bank))
+        answer = await in_thread(request, engine.check_media, data, bank, keep, key.reach, media=True)
     return await _verdict(request, answer, key)
 
 
@@ -121,7 +123,7 @@ async def check_hashes(
     """Judge hashes that were made elsewhere, as one piece of media."""
     await at_revision(request, min_revision)
     asked = await read_model(request, schemas.SignalsIn)
-    hashes, keep = schemas.ready_hashes(asked.signals), consent.keeping(bank)
+    hashes, keep = schemas.ready_hashes(asked.signals), watched(request, key, consent.keeping(bank))
     if len(hashes) > MAX_HASHES:
         answer = await in_thread(request, engine_of(request).check_hashes, hashes, bank, keep, key.reach)
     else:
@@ -203,10 +205,11 @@ async def delete_bank(request: Request, bank: Name, key: Key = requires(Permissi
 
 
 def _beside(request: Request, upload: Upload) -> dict[str, Any]:
-    """Return case and labels that come with media: as fields of the form, or in the query."""
+    """Return case, labels and source that come with media: as fields of the form, or in the query."""
     fields, query = upload.fields, request.query_params
     labels = fields.get("labels") or fields.get("label") or query.getlist("labels") or query.getlist("label")
-    return {"case": fields.get("case", [query.get("case") or ""])[0] or None, "labels": labels}
+    case, source = (fields.get(name, [query.get(name) or ""])[0] or None for name in ("case", "source"))
+    return {"case": case, "labels": labels, "source": source}
 
 
 async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> Enrolled:
@@ -217,17 +220,16 @@ async def _enrolled(request: Request, bank: str, upload: Upload, key: Key) -> En
     lawful = [*upload.lawful, *[await _original(request, original) for original in asked.lawful]]
     if len(lawful) > schemas.MAX_LAWFUL:
         raise InvalidRequest(f"lawful: at most {schemas.MAX_LAWFUL} originals a content")
+    given: dict[str, Any] = {"lawful": lawful, "source": asked.source, "actor": key.key_id}
     if asked.signals:
         hashes = schemas.ready_hashes(asked.signals)
-        return await in_thread(
-            request, lambda: engine.enroll_hashes(bank, hashes, asked.case, asked.labels, lawful, actor=key.key_id),
-            media=bool(lawful),
-        )  # fmt: skip
+        enrolling = partial(engine.enroll_hashes, bank, hashes, asked.case, asked.labels, **given)
+        return await in_thread(request, enrolling, media=bool(lawful))
     if upload.document is not None:
         upload = Upload(document={"url": asked.url} if asked.url else {})
     data = await media_of(request, upload)
     return await in_thread(
-        request, lambda: engine.enroll_media(bank, data, asked.case, asked.labels, lawful, actor=key.key_id), media=True
+        request, partial(engine.enroll_media, bank, data, asked.case, asked.labels, **given), media=True
     )
 
 
@@ -300,6 +302,7 @@ def _content_out(engine: Engine, found: Content) -> schemas.ContentOut:
     return answers.content_out(
         found, record.signal_counts(found.content_pk), record.holds.counts(found.content_pk),
         [one.content_id for one in companions], owner.content_id if owner else None,
+        record.standing.source_names([found.content_pk]).get(found.content_pk),
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from pydantic.json_schema import models_json_schema
 
 from hashing.errors import StaydownError
 from indexer.errors import IndexerError, IndexNotReady, SearchUnavailable, StoreBroken
-from service import api, audits, problems, rescans, retro, schemas
+from indexer.keys import Key
+from service import api, approvals, audits, problems, rescans, retro, schemas
 from service.admission import Admission
 from service.auth import Permission, requires
 from service.drain import Drain
@@ -24,6 +25,7 @@ from service.logs import log
 from service.lookups import Lookups
 from service.metrics import Metrics
 from service.middleware import Gate, Observed
+from service.probing import Probing
 from service.problems import STATUS
 from service.settings import Settings
 from service.tenants import Tenants
@@ -32,7 +34,7 @@ from service.upkeep import Upkeep, paced
 
 VERSION = "0.1.0"
 _TEND_EVERY_S, _TEND_SHARE = 60.0, 0.02  # of one core's time, at most
-_COUNT_EVERY_S = 2.0
+_COUNT_EVERY_S, _FORGET_EVERY_S = 2.0, 10.0
 _FOLD_EVERY_S, _FOLD_SHARE = 1.0, 0.3
 _PROBE_EVERY_S, _PROBE_SHARE = 2.0, 1.0  # it waits for the search back-end, and works next to nothing
 _BODIES = (
@@ -41,7 +43,9 @@ _BODIES = (
     schemas.ContentIn,
     schemas.ContentChange,
     schemas.BankIn,
-    schemas.RescanIn,
+    rescans.RescanIn,
+    approvals.ApprovalIn,
+    approvals.SourceIn,
 )
 
 
@@ -72,6 +76,19 @@ def _tend(engine: Engine, ended: threading.Event) -> None:
     paced(ended, engine.tend_index, _TEND_EVERY_S, _TEND_SHARE, "index not tended")
 
 
+def _probing(engine: Engine, found: Metrics) -> Probing:
+    """Return the watch over those who probe for hashes, which stops their keys in the store."""
+
+    def stop(key: Key, content_id: str, bits: int) -> str:
+        seconds = engine.settings.probing_stop_s
+        return engine.keys.stop(key.key_id, seconds, content_id=content_id, bits=bits, actor="probing")
+
+    def note(key: Key, content_id: str, bits: int) -> None:
+        engine.ledger.log_read(key.key_id, "probing.seen", content_id, bits=bits)
+
+    return Probing(engine.record, engine.settings.probing_bits, stop, note, found.probing.inc)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine, settings = Engine(app.state.settings), app.state.settings
@@ -81,7 +98,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.keyring, app.state.tenants = Keyring(engine.keys.authenticate), Tenants(settings)
     app.state.quick_threads = CapacityLimiter(16)
     app.state.lookups = Lookups(engine.matcher)
-    app.state.rescans = rescans.RescanWorker(engine)
+    app.state.probing = _probing(engine, app.state.metrics)
+    app.state.rescans = rescans.RescanWorker(engine, app.state.probing)
     app.state.rescans.start()
     upkeep = Upkeep(engine)
     upkeep.start()
@@ -90,6 +108,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ended = threading.Event()
     threading.Thread(target=_tend, args=(engine, ended), name="index", daemon=True).start()
     counting = (ended, lambda: app.state.tenants.settle(engine.keys.add_use), _COUNT_EVERY_S, 1.0, "use not counted")
+    forgetting = (ended, app.state.probing.forget, _FORGET_EVERY_S, 1.0, "hashes not forgotten")
+    threading.Thread(target=paced, args=forgetting, name="probing", daemon=True).start()
     threading.Thread(target=paced, args=counting, name="use", daemon=True).start()
     log().info("started", **settings.shown())
     yield
@@ -198,6 +218,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(rescans.router)
     app.include_router(retro.router)
     app.include_router(audits.router)
+    app.include_router(approvals.router)
     _own_routes(app)
     app.add_middleware(Admission, settings=settings)
     app.add_middleware(Observed, metrics=app.state.metrics, drain=app.state.drain)

@@ -41,6 +41,7 @@ class Permission(StrEnum):
     EVIDENCE = "evidence"  # distances and exact probabilities
     RETRO = "retro"  # what was found of earlier checks
     AUDIT = "audit"  # the audit log
+    APPROVE = "approve"  # what others propose
     METRICS = "metrics"
     DOCS = "docs"
 
@@ -51,11 +52,12 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.CHECK: frozenset(_MEDIA),
     Role.LOOKUP: frozenset(_MEDIA | {_P.LOOKUP, _P.HASH, _P.EVIDENCE}),
     Role.ENROLL: frozenset(_MEDIA | {_P.HASH, _P.READ, _P.ENROLL, _P.WITHDRAW, _P.EVIDENCE}),
-    Role.REVIEW: frozenset(_MEDIA | {_P.LOOKUP, _P.READ, _P.WITHDRAW, _P.EVIDENCE, _P.RETRO}),
+    Role.REVIEW: frozenset(_MEDIA | {_P.LOOKUP, _P.READ, _P.WITHDRAW, _P.EVIDENCE, _P.RETRO, _P.APPROVE}),
     Role.AUDIT: frozenset({_P.READ, _P.AUDIT, _P.METRICS, _P.DOCS}),
     Role.ADMIN: frozenset(Permission),
 }
 
+WATCHED = {Permission.CHECK, Permission.LOOKUP}  # are answered about the bank: not to a key that probes (`probing`)
 OPERATORS = {Permission.METRICS, Permission.AUDIT}
 
 
@@ -77,6 +79,8 @@ def requires(permission: Permission) -> Any:
             raise Unauthenticated
         if not allows(key, permission):
             raise Forbidden
+        if permission in WATCHED:
+            request.app.state.probing.refuse(key)
         if (name := request.path_params.get("bank")) is not None:
             await check_reach(request, key, [name])
         return key

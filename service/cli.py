@@ -33,6 +33,7 @@ from service import (
     cli_banks,
     cli_bench,
     cli_keys,
+    cli_lists,
     cli_queue,
     cli_store,
     connections,
@@ -54,6 +55,7 @@ app = typer.Typer(no_args_is_help=True, help="Keeps known non-consensual intimat
 cli_banks.install(app)
 cli_audit.install(app)
 cli_keys.install(app)
+cli_lists.install(app)
 cli_store.install(app)
 cli_queue.install(app)
 cli_bench.install(app)
@@ -207,13 +209,13 @@ def _show_hashes(name: str, found: schemas.HashOut, as_json: bool) -> None:
 
 
 def _enroll_item(
-    engine: Engine, bank: str, item: Item, case: str | None, labels: list[str], lawful: list[bytes]
+    engine: Engine, bank: str, item: Item, case: str | None, labels: list[str], lawful: list[bytes], source: str | None
 ) -> Enrolled:
     case, tags = item.case or case, list(item.labels) or labels
     if item.hashes:
-        return engine.enroll_hashes(bank, item.hashes, case, tags, lawful, actor="cli")
+        return engine.enroll_hashes(bank, item.hashes, case, tags, lawful, source=source, actor="cli")
     data = read(engine, item)
-    return engine.enroll_media(bank, data, case, tags, lawful, actor="cli")
+    return engine.enroll_media(bank, data, case, tags, lawful, source=source, actor="cli")
 
 
 def _make_bank(engine: Engine, name: str) -> None:
@@ -232,6 +234,7 @@ def enroll(
     label: Annotated[list[str] | None, typer.Option(help="a label; may be repeated")] = None,
     manifest: Annotated[Path | None, typer.Option(help="CSV or JSON Lines, with ready-made hashes too")] = None,
     lawful: Annotated[list[str] | None, typer.Option(metavar="PATH", help=_LAWFUL)] = None,
+    source: cli_lists.SourceName = None,
     as_json: AsJson = False,
 ) -> None:
     """Enroll confirmed media, or hashes of it, in a bank."""
@@ -245,7 +248,8 @@ def enroll(
         _make_bank(engine, bank)
         originals = [read(engine, Item(name)) for name in lawful or []]
         with ThreadPoolExecutor(engine.settings.worker_count) as threads:
-            work = [threads.submit(_enroll_item, engine, bank, item, case, label or [], originals) for item in items]
+            given = (case, label or [], originals, source)
+            work = [threads.submit(_enroll_item, engine, bank, item, *given) for item in items]
             for item, future in zip(items, work, strict=True):
                 bar.advance(bar.task_ids[0])
                 try:
@@ -269,6 +273,7 @@ def _words(done: schemas.EnrolledOut) -> str:
     counts += f", {len(done.companions)} companions" if done.companions else ""
     if done.held_frames:
         counts += ", held: " + ", ".join(f"{count} {reason}" for reason, count in done.held_frames.items())
+    counts += ", proposed" if done.proposed else ""
     return counts + (f" (warning: {', '.join(done.warnings)})" if done.warnings else "")
 
 

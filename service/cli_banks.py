@@ -1,24 +1,20 @@
-"""The commands that look after a store: bank, import, export, doctor."""
+"""The commands that look after a store: bank, doctor."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hashing.signals import SignalType
 from indexer.banks import DEFAULT_TENANT
-from indexer.exchange import hashlist
 from indexer.guards import RELEASABLE, Hold
 from service import answers, output, schemas
 from service.doctor import examine, repair
 from service.engine import Engine
 from service.settings import read_settings
 
-_YIELDS = 5  # steps of niceness
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table")]
 Name = Annotated[str, typer.Argument(help="the bank's name")]
 Description = Annotated[str | None, typer.Option(help="what the bank is for")]
@@ -26,6 +22,7 @@ Policy = Annotated[str | None, typer.Option(help="default, strict or review-only
 Types = Annotated[list[SignalType] | None, typer.Option("--type", help="signal types kept and compared")]
 Lawful = Annotated[bool | None, typer.Option(help="whether what it holds is lawful, and suppresses matches")]
 _SCOPE = "a bank in which it suppresses matches; may be repeated; in all if none is named"
+TwoPersons = Annotated[bool | None, typer.Option("--two-persons/--one-person", help="whether another has to approve")]
 Scope = Annotated[list[str] | None, typer.Option("--suppresses", metavar="BANK", help=_SCOPE)]
 
 Contents = Annotated[list[str], typer.Argument(metavar="CONTENT_ID...")]
@@ -61,13 +58,13 @@ def _given(**options: Any) -> dict[str, Any]:
 
 @banks.command("create")
 def create_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
-                lawful: Lawful = None, suppresses: Scope = None,
+                lawful: Lawful = None, suppresses: Scope = None, two_persons: TwoPersons = None,
                 tenant: Annotated[str, typer.Option(help="whose it is")] = DEFAULT_TENANT,
                 as_json: AsJson = False) -> None:  # fmt: skip
     """Create a bank."""
     with _engine() as engine:
         given = _given(description=description, policy=policy, signal_types=types, lawful=lawful,
-                       suppresses=suppresses)  # fmt: skip
+                       suppresses=suppresses, two_persons=two_persons)  # fmt: skip
         made = engine.record.create_bank(name, actor="cli", tenant=tenant, **given)
     _show([answers.bank_out(made).model_dump(mode="json")], as_json)
 
@@ -89,13 +86,13 @@ def show_bank(name: Name, as_json: AsJson = False) -> None:
 @banks.command("set")
 def set_bank(name: Name, description: Description = None, policy: Policy = None, types: Types = None,
              enabled: Annotated[bool | None, typer.Option("--enabled/--disabled")] = None,
-             lawful: Lawful = None, suppresses: Scope = None,
+             lawful: Lawful = None, suppresses: Scope = None, two_persons: TwoPersons = None,
              everything: Annotated[bool, typer.Option("--suppresses-all", help="suppress in all banks")] = False,
              as_json: AsJson = False) -> None:  # fmt: skip
     """Change the settings that are given."""
     with _engine() as engine:
         given = _given(description=description, policy=policy, signal_types=types, enabled=enabled, lawful=lawful,
-                       suppresses=suppresses)  # fmt: skip
+                       suppresses=suppresses, two_persons=two_persons)  # fmt: skip
         given |= {"suppresses": None} if everything else {}
         changed = engine.record.set_bank(name, actor="cli", **given)
     _show([answers.bank_out(changed).model_dump(mode="json")], as_json)
@@ -173,31 +170,6 @@ def _review(engine: Engine, content_ids: list[str], action: Callable[..., int], 
     _show(done, as_json)
 
 
-def import_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or jsonl")],
-                  file: Annotated[Path, typer.Argument()],
-                  bank: Annotated[str, typer.Option(help="the bank")], as_json: AsJson = False) -> None:  # fmt: skip
-    """Enroll a list of ready-made hashes; whoever answers checks on this machine goes first."""
-    hashlist.check_format(form)
-    os.nice(_YIELDS)
-    with _engine() as engine:
-        done = hashlist.import_hashes(engine.lists, bank, file, actor="cli")
-    created = [new for part in done for new in part.created]
-    held = sum(sum(part.held_frames.values()) for part in done)
-    fields = {"contents": len(created), "new": sum(created), "known": len(created) - sum(created), "held": held}
-    _show([fields], as_json)
-
-
-def export_hashes(form: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or jsonl")],
-                  file: Annotated[Path, typer.Argument(help="must not exist yet")],
-                  bank: Annotated[str, typer.Option(help="the bank")], as_json: AsJson = False) -> None:  # fmt: skip
-    """Write the hashes of a bank to a file that only its owner can read."""
-    with _engine() as engine:
-        count = hashlist.export_hashes(engine.record, bank, file, form)
-        with engine.store.change("cli", counted=False) as change:
-            change.log("bank.export", bank, hashes=count)
-    _show([{"hashes": count}], as_json)
-
-
 def doctor(fix: Annotated[bool, typer.Option("--repair", help="make anew what can be, and look again")] = False,
            as_json: AsJson = False) -> None:  # fmt: skip
     """Hold record, index, snapshots and lists against each other; change nothing unless asked to."""
@@ -226,6 +198,4 @@ def install(app: typer.Typer) -> None:
     app.add_typer(banks, name="bank")
     app.command("release")(release)
     app.command("hold")(hold_again)
-    app.command("import")(import_hashes)
-    app.command("export")(export_hashes)
     app.command("doctor")(doctor)

@@ -1,4 +1,4 @@
-"""The commands for keys of the HTTP service: create, list, rotate, revoke, bind."""
+"""The commands for keys of the HTTP service: create, list, rotate, revoke, let-go, bind."""
 
 import re
 from collections.abc import Iterator
@@ -59,7 +59,8 @@ def _shown(key: Key) -> dict[str, Any]:
     banks, networks = (None if many is None else list(many) for many in (key.banks, key.networks))
     return {"key_id": key.key_id, "role": key.role, "name": key.name, "tenant": key.tenant, "banks": banks,
             "networks": networks, "created_at": key.created_at, "expires_at": key.expires_at,
-            "revoked_at": key.revoked_at, "previous_until": key.previous_until}  # fmt: skip
+            "revoked_at": key.revoked_at, "previous_until": key.previous_until,
+            "stopped_until": key.stopped_until}  # fmt: skip
 
 
 @keys.command("create")
@@ -111,6 +112,13 @@ def revoke_key(key_id: KeyId) -> None:
     """Revoke a key at once and for good."""
     with _engine() as engine:
         engine.keys.revoke(key_id, actor="cli")
+
+
+@keys.command("let-go")
+def let_go(key_id: KeyId) -> None:
+    """Let a key check again that was stopped because it seemed to probe for hashes."""
+    with _engine() as engine:
+        engine.keys.let_go(key_id, actor="cli")
 
 
 @keys.command("bind")

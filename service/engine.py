@@ -250,18 +250,18 @@ class Engine:
 
     def enroll_media(
         self, bank: str, data: bytes, case: str | None, labels: Sequence[str], lawful: Sequence[Original] = (), *,
-        actor: str,
+        source: str | None = None, actor: str,
     ) -> Enrolled:  # fmt: skip
         """Enroll media in a bank, with its lawful originals; the originals are read before anything is written."""
         signal = self.hash_for_bank(data, self.record.settings_of(bank).signal_types)
-        return self._enroll(bank, Submission(signal, case, tuple(labels)), lawful, actor)
+        return self._enroll(bank, Submission(signal, case, tuple(labels), source), lawful, actor)
 
     def enroll_hashes(
         self, bank: str, hashes: Sequence[ReadyHash], case: str | None, labels: Sequence[str],
-        lawful: Sequence[Original] = (), *, actor: str,
+        lawful: Sequence[Original] = (), *, source: str | None = None, actor: str,
     ) -> Enrolled:  # fmt: skip
         """Enroll ready-made hashes as one content, with its lawful originals."""
-        return self._enroll(bank, Submission(signal_of(hashes), case, tuple(labels)), lawful, actor)
+        return self._enroll(bank, Submission(signal_of(hashes), case, tuple(labels), source), lawful, actor)
 
     def _enroll(self, bank: str, submission: Submission, lawful: Sequence[Original], actor: str) -> Enrolled:
         companions = [self._companion(bank, original) for original in lawful]

@@ -6,7 +6,8 @@ StaydownError (hashing.errors)
     ├── Unauthenticated        unauthenticated
     ├── Forbidden              forbidden
     ├── TooManyRequests        too_many_requests
-    │   └── QuotaUsedUp        quota_used_up
+    │   ├── QuotaUsedUp        quota_used_up
+    │   └── ProbingSuspected   probing_suspected
     ├── DeadlineExceeded       deadline_exceeded
     ├── UploadTimedOut         upload_timed_out
     ├── ClientGone             client_gone
@@ -58,6 +59,12 @@ class QuotaUsedUp(TooManyRequests):
     """This tenant's requests of the day are used up."""
 
     code = "quota_used_up"
+
+
+class ProbingSuspected(TooManyRequests):
+    """This key is stopped: so much was asked along the edge of known content that its hash could be learned."""
+
+    code = "probing_suspected"
 
 
 class DeadlineExceeded(ServiceError):

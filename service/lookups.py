@@ -12,16 +12,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anyio import to_thread
+from fastapi import Request
 
 from hashing.errors import StaydownError
 from hashing.signals import Signal
 from indexer.banks import EVERYTHING, Reach
 from indexer.enroll import ReadyHash, signal_of
+from indexer.keys import Key
 from indexer.matcher import Answer, Matcher, Query
 from service.engine import Keep
 
 MAX_BATCH = 64
 MAX_HASHES = 64  # of a look-up
+
+
+def watched(request: Request, key: Key, keep: Keep) -> Keep:
+    """Return what is told an answer before it is given: the watch over probing first, which may refuse it."""
+
+    def told(signal: Signal, answer: Answer) -> None:
+        request.state.may_tell = request.app.state.probing.look(key, signal, answer)
+        keep(signal, answer)
+
+    return told
+
 
 Judged = Answer | StaydownError
 _Waiting = tuple["Lookup", "asyncio.Future[Answer]"]

@@ -26,6 +26,9 @@ class Metrics:
         )  # fmt: skip
         for why in WAITED_FOR:
             self.dropped.labels(why)
+        self.probing = Counter(
+            "staydown_probing_alarms", "Keys that seemed to probe for hashes", registry=self.registry
+        )
         self.hashes = Gauge("staydown_index_hashes", "Searchable hashes", ["signal_type"], registry=self.registry)
         self.age = Gauge(
             "staydown_index_age_seconds", "Time since the index was known to be current", registry=self.registry

@@ -5,16 +5,19 @@ at a time, behind the requests that somebody waits for.
 """
 
 import threading
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from hashing.errors import StaydownError
+from hashing.signals import Signal
 from indexer.enroll import ReadyHash
 from indexer.errors import NO_INPUTS_FAULT
 from indexer.jobs import Rescan, RescanItem
 from indexer.keys import Key
+from indexer.matcher import Answer
 from service import answers, schemas
 from service.api import body_of, engine_of, in_thread, read_model
 from service.auth import Permission, allows, check_reach, requires
@@ -22,9 +25,37 @@ from service.engine import Engine
 from service.errors import Forbidden, InvalidRequest, UnknownRescan
 from service.inputs import fault_of
 from service.logs import log
+from service.probing import Probing
 
-PAGE, STOP_S = 1000, 1.0
+PAGE, MAX_ITEMS, STOP_S = 1000, 10_000, 1.0
 router = APIRouter(prefix="/v1/rescans", tags=["rescans"])
+
+
+class RescanItemIn(schemas.Strict):
+    """One thing to check: a link, or hashes. `id` comes back with its result."""
+
+    id: Annotated[schemas.Text | None, Field(max_length=256)] = None
+    url: Annotated[schemas.Text | None, Field(max_length=8192)] = None
+    signals: Annotated[list[schemas.SignalIn] | None, Field(min_length=1, max_length=schemas.MAX_SIGNALS)] = None
+
+
+class RescanIn(schemas.Strict):
+    """A batch to check in the background."""
+
+    items: Annotated[list[RescanItemIn], Field(min_length=1, max_length=MAX_ITEMS)]
+    banks: Annotated[list[schemas.Text] | None, Field(max_length=1000)] = None
+
+
+class RescanOut(schemas.Strict):
+    """A rescan: its progress, and one page of its results."""
+
+    rescan_id: str
+    status: Literal["running", "done"]
+    total: int
+    done: int
+    verdicts: dict[str, int]
+    results: list[dict[str, Any]]
+    cursor: str | None
 
 
 def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
@@ -34,8 +65,8 @@ def _hashes(signals: list[dict[str, Any]]) -> list[ReadyHash]:
 class RescanWorker:
     """The thread that works off what is pending."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, probing: Probing) -> None:
+        self._engine, self._probing = engine, probing
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="rescans", daemon=True)
 
@@ -85,19 +116,25 @@ class RescanWorker:
         return answers.unjudged(request_id, word, self._engine.index.revision)
 
     def _check(self, item: RescanItem, request_id: str) -> dict[str, Any]:
-        reach = self._engine.keys.reach_of(item.key_id)
+        key = self._engine.keys.find(item.key_id)
+        self._probing.refuse(key)
+        told: list[bool] = []
+
+        def keep(signal: Signal, answer: Answer) -> None:
+            told.append(self._probing.look(key, signal, answer))
+
         if signals := item.request.get("signals"):
-            answer = self._engine.check_hashes(_hashes(signals), item.banks, reach=reach)
+            answer = self._engine.check_hashes(_hashes(signals), item.banks, keep, key.reach)
         else:
             data = anyio.run(self._engine.fetcher.fetch, item.request["url"])
-            answer = self._engine.check_media(data, item.banks, reach=reach)
-        return answers.verdict_out(answer, request_id, evidence=True).model_dump(mode="json")
+            answer = self._engine.check_media(data, item.banks, keep, key.reach)
+        return answers.verdict_out(answer, request_id, evidence=all(told)).model_dump(mode="json")
 
 
-@router.post("", status_code=202, openapi_extra=body_of(schemas.RescanIn))
-async def submit(request: Request, response: Response, key: Key = requires(Permission.CHECK)) -> schemas.RescanOut:
+@router.post("", status_code=202, openapi_extra=body_of(RescanIn))
+async def submit(request: Request, response: Response, key: Key = requires(Permission.CHECK)) -> RescanOut:
     """Check a batch in the background; the answer says where to look for its results."""
-    asked, engine = await read_model(request, schemas.RescanIn), engine_of(request)
+    asked, engine = await read_model(request, RescanIn), engine_of(request)
     for number, item in enumerate(asked.items):
         if (item.url is None) == (item.signals is None):
             raise InvalidRequest(f"items.{number}: either url or signals")
@@ -116,9 +153,9 @@ async def submit(request: Request, response: Response, key: Key = requires(Permi
 
 @router.get("/{rescan_id}")
 async def show(
-    request: Request, rescan_id: schemas.Text, cursor: Annotated[int, Query(ge=-1, le=schemas.MAX_ITEMS)] = -1,
+    request: Request, rescan_id: schemas.Text, cursor: Annotated[int, Query(ge=-1, le=MAX_ITEMS)] = -1,
     key: Key = requires(Permission.CHECK),
-) -> schemas.RescanOut:  # fmt: skip
+) -> RescanOut:  # fmt: skip
     """Show a rescan's progress and a page of its results; only to the key that asked for it, and to admins."""
     return await _shown(request, rescan_id, key, cursor, PAGE)
 
@@ -135,7 +172,7 @@ def _tenant_of(request: Request, found: Rescan) -> str:
     return engine_of(request).keys.find(found.key_id).tenant
 
 
-async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: int) -> schemas.RescanOut:
+async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: int) -> RescanOut:
     jobs = engine_of(request).jobs
     found = await in_thread(request, jobs.find, rescan_id)
     if found is None or not await _is_for(request, found, key):
@@ -147,7 +184,7 @@ async def _shown(request: Request, rescan_id: str, key: Key, after: int, limit: 
         | ((item.result or {}) if seen else answers.without_evidence(item.result or {}))
         for item in items
     ]
-    return schemas.RescanOut(
+    return RescanOut(
         rescan_id=rescan_id, status="done" if found.done == found.total else "running", total=found.total,
         done=found.done, verdicts=found.verdicts, results=results,
         cursor=str(items[-1].number) if items and len(items) == limit else None,

@@ -28,14 +28,16 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # no database k
 PolicyName = Literal["default", "strict", "review-only"]
 ProfileName = Annotated[str, AfterValidator(_known_profile)]
 assert set(PolicyName.__args__) == set(POLICIES)  # type: ignore[attr-defined]  # noqa: S101 - held at import
-MAX_SIGNALS, MAX_ITEMS, MAX_LAWFUL = 100_000, 10_000, 16
+MAX_SIGNALS, MAX_LAWFUL = 100_000, 16
 MAX_TIME_S = 1e7
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Model(BaseModel):
+class Strict(BaseModel):
+    """What has no other fields."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -57,7 +59,7 @@ def parsed(model: type[Model], document: Any) -> Model:
         raise InvalidRequest(found) from error
 
 
-class SignalIn(_Model):
+class SignalIn(Strict):
     """One hash made elsewhere."""
 
     signal_type: SignalType
@@ -74,19 +76,19 @@ class SignalIn(_Model):
         )  # fmt: skip
 
 
-class SignalsIn(_Model):
+class SignalsIn(Strict):
     """Hashes to be judged as one piece of media."""
 
     signals: Annotated[list[SignalIn], Field(min_length=1, max_length=MAX_SIGNALS)]
 
 
-class LinkIn(_Model):
+class LinkIn(Strict):
     """Media that the server is to fetch."""
 
     url: Annotated[Text, Field(min_length=1, max_length=8192, examples=["https://media.example.org/upload.jpg"])]
 
 
-class LawfulIn(_Model):
+class LawfulIn(Strict):
     """A lawful original of a content: a link, or ready-made hashes."""
 
     url: Annotated[Text | None, Field(min_length=1, max_length=8192)] = None
@@ -99,7 +101,7 @@ class LawfulIn(_Model):
         return self
 
 
-class ContentIn(_Model):
+class ContentIn(Strict):
     """Content to enroll: a link, or ready-made hashes; `lawful` are its originals, which are no content."""
 
     url: Annotated[Text | None, Field(max_length=8192)] = None
@@ -107,6 +109,9 @@ class ContentIn(_Model):
     case: Annotated[Text | None, Field(max_length=1024)] = None
     labels: Annotated[list[Annotated[Text, Field(max_length=256)]], Field(max_length=64)] = []
     lawful: Annotated[list[LawfulIn], Field(max_length=MAX_LAWFUL)] = []
+    source: Annotated[Text | None, Field(max_length=64, description="where it comes from, such as a list's name")] = (
+        None
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -115,7 +120,7 @@ class ContentIn(_Model):
         return self
 
 
-class ContentChange(_Model):
+class ContentChange(Strict):
     """What of a content can be changed."""
 
     case: Annotated[Text | None, Field(max_length=1024)] = None
@@ -125,7 +130,7 @@ class ContentChange(_Model):
     hold: list[Releasable] = []  # and take such a release back
 
 
-class BankIn(_Model):
+class BankIn(Strict):
     """The settings of a bank; those left out keep their value, or get their default."""
 
     description: Annotated[Text | None, Field(max_length=4096)] = None
@@ -134,6 +139,7 @@ class BankIn(_Model):
     signal_types: Annotated[list[SignalType] | None, Field(min_length=1)] = None
     lawful: bool | None = None
     suppresses: Annotated[list[Text] | None, Field(min_length=1, max_length=1000)] = None
+    two_persons: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the settings that were given; `suppresses` may be given as null, which means all banks."""
@@ -141,25 +147,10 @@ class BankIn(_Model):
         return self.model_dump(exclude_none=True) | scope
 
 
-class RescanItemIn(_Model):
-    """One thing to check: a link, or hashes. `id` comes back with its result."""
-
-    id: Annotated[Text | None, Field(max_length=256)] = None
-    url: Annotated[Text | None, Field(max_length=8192)] = None
-    signals: Annotated[list[SignalIn] | None, Field(min_length=1, max_length=MAX_SIGNALS)] = None
-
-
-class RescanIn(_Model):
-    """A batch to check in the background."""
-
-    items: Annotated[list[RescanItemIn], Field(min_length=1, max_length=MAX_ITEMS)]
-    banks: Annotated[list[Text] | None, Field(max_length=1000)] = None
-
-
 # Answers
 
 
-class MediaOut(_Model):
+class MediaOut(Strict):
     """What was judged."""
 
     kind: Literal["image", "video", "hashes"]
@@ -170,7 +161,7 @@ class MediaOut(_Model):
     frames_hashed: int
 
 
-class SegmentOut(_Model):
+class SegmentOut(Strict):
     """Seconds of the upload that show seconds of the reference."""
 
     query_s: tuple[float, float]
@@ -181,7 +172,7 @@ class SegmentOut(_Model):
     )
 
 
-class ToldApartOut(_Model):
+class ToldApartOut(Strict):
     """How the media compares with a content and its lawful original.
 
     `region` is where the two differ, and the media shows it: left, top, right and bottom as
@@ -194,7 +185,7 @@ class ToldApartOut(_Model):
     frames: int
 
 
-class MatchOut(_Model):
+class MatchOut(Strict):
     """One content that the media shows; `told_apart` is null where nothing lawful is like it."""
 
     bank: str
@@ -216,7 +207,7 @@ class SuppressedOut(MatchOut):
     lawful_content_id: str
 
 
-class VerdictOut(_Model):
+class VerdictOut(Strict):
     """The answer to a check."""
 
     model_config = ConfigDict(
@@ -251,7 +242,7 @@ class VerdictOut(_Model):
     policy: str
 
 
-class SignalOut(_Model):
+class SignalOut(Strict):
     """One hash of media."""
 
     signal_type: SignalType
@@ -262,7 +253,7 @@ class SignalOut(_Model):
     view: View
 
 
-class HashOut(_Model):
+class HashOut(Strict):
     """The hashes of media; `reason` says what could not be hashed."""
 
     media: MediaOut
@@ -270,7 +261,7 @@ class HashOut(_Model):
     reason: str | None
 
 
-class EnrolledOut(_Model):
+class EnrolledOut(Strict):
     """A new content, or the same one again (`created` false)."""
 
     content_id: str
@@ -282,10 +273,11 @@ class EnrolledOut(_Model):
     companions: list[str]
     held: list[HeldOut]
     held_frames: dict[str, int]
+    proposed: bool = Field(description="in a bank of two persons: it matches once somebody else approved it")
     media: MediaOut
 
 
-class BankOut(_Model):
+class BankOut(Strict):
     """A bank."""
 
     bank: str
@@ -295,11 +287,12 @@ class BankOut(_Model):
     signal_types: list[SignalType]
     lawful: bool
     suppresses: list[str] | None
+    two_persons: bool
     contents: int
     created_at: str
 
 
-class ContentOut(_Model):
+class ContentOut(Strict):
     """A content, without its hashes."""
 
     content_id: str
@@ -316,30 +309,21 @@ class ContentOut(_Model):
     withdrawn_reason: str | None
     companions: list[str]
     lawful_of: str | None
+    source: str | None
+    proposed_by: str | None
+    approved_by: str | None
 
 
-class BanksOut(_Model):
+class BanksOut(Strict):
     """All banks."""
 
     banks: list[BankOut]
 
 
-class ContentsOut(_Model):
+class ContentsOut(Strict):
     """One page of a bank's contents; `cursor` fetches the next, null at the end."""
 
     contents: list[ContentOut]
-    cursor: str | None
-
-
-class RescanOut(_Model):
-    """A rescan: its progress, and one page of its results."""
-
-    rescan_id: str
-    status: Literal["running", "done"]
-    total: int
-    done: int
-    verdicts: dict[str, int]
-    results: list[dict[str, Any]]
     cursor: str | None
 
 

@@ -142,6 +142,10 @@ class Settings(BaseModel):
     tenant_requests_per_day: int = Field(
         0, ge=0, description="most requests of a tenant a day (UTC), a rescan's items among them; 0: no limit"
     )
+    probing_bits: int = Field(
+        64, ge=0, description="bits that a tenant may learn of one content's hash before keys are stopped; 0: no watch"
+    )
+    probing_stop_s: float = Field(86_400.0, ge=1, description="how long a key is stopped that learned more")
     request_timeout_s: float = Field(1260.0, gt=0, description="longest time to an answer, the upload included")
     slow_client_s: float = Field(
         7.0, ge=1, description="longest time for a request's headers, and for a sign of life while its body is sent"

@@ -64,6 +64,10 @@ ALLOWED = {
     "GET /v1/banks/{bank}/contents/{content_id}": "enroll review audit admin",
     "PATCH /v1/banks/{bank}/contents/{content_id}": "enroll review admin",
     "DELETE /v1/banks/{bank}/contents/{content_id}": "enroll review admin",
+    "GET /v1/banks/{bank}/approvals": "enroll review audit admin",
+    "POST /v1/banks/{bank}/approvals": "review admin",
+    "GET /v1/sources": "enroll review audit admin",
+    "PUT /v1/sources/{source}": "admin",
     "POST /v1/rescans": "check lookup enroll review admin",
     "GET /v1/rescans/{rescan_id}": "check lookup enroll review admin",
     "GET /v1/retro-matches": "review admin",
@@ -92,15 +96,24 @@ def test_who_may_do_what(local: Local, photo_jpeg: bytes, route: str, role: str)
     bank = admin.bank()
     content = admin.post(f"/v1/banks/{bank}/contents", ready(1)).json["content_id"]
     rescan = local.api(None if role == "nobody" else role)
-    path = path.format(bank=bank, content_id=content, rescan_id="r_none")
+    path = path.format(bank=bank, content_id=content, rescan_id="r_none", source="s")
     bodies: dict[str, Any] = {"/v1/check": photo_jpeg, "/v1/hash": photo_jpeg, "/v1/check/hashes": ready(1),
                               "/v1/rescans": {"items": [{"url": "http://127.0.0.1/"}]}}  # fmt: skip
+    bodies[f"/v1/banks/{bank}/approvals"] = {"content_ids": [proposed(local, bank)]}
+    bodies["/v1/sources/s"] = {"enabled": True}
     body = bodies.get(path, ready(2) if method == "POST" else {} if method in {"PUT", "PATCH"} else None)
     answer = rescan.call(method, path, body)
     if role in ALLOWED[route].split():
         assert answer.status in ({404} if "r_none" in path else {200, 201, 202, 204}), answer.body
     else:
         assert answer.is_problem(*((401, "unauthenticated") if role == "nobody" else (403, "forbidden")))
+
+
+def proposed(local: Local, bank: str) -> str:
+    """Have an enroller propose something in a bank, and return its id."""
+    admin = local.api()
+    assert admin.call("PATCH", f"/v1/banks/{bank}", {"two_persons": True}).status == 200
+    return str(local.api("enroll").post(f"/v1/banks/{bank}/contents", ready(3)).json["content_id"])
 
 
 def test_a_check_key_may_not_send_hashes_through_a_rescan(local: Local) -> None:

@@ -87,6 +87,7 @@ def test_sql_is_in_the_record_alone() -> None:
     record = ("engines", "store", "tables", "banks", "record", "contents", "hashes", "sketches", "companions", "holds")
     beside = (
         "ledger",
+        "standing",
         "keys",
         "audit",
         "seals",

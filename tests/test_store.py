@@ -78,7 +78,7 @@ def at_revision(address: str, revision: str) -> None:
         code, digest, sketch = bytes(32), bytes(16), pack_sketch(sketched(1)[0])
         given = {"code": code, "digest": digest, "sketch": sketch, "yes": True, "link": b""}
         for row in (
-            "INSERT INTO state VALUES (1, 7, 'id', :link)",
+            "INSERT INTO state (state_pk, revision, store_id, audit_digest) VALUES (1, 7, 'id', :link)",
             "INSERT INTO bank (bank_pk, name, description, enabled, policy, signal_types, created_at)"
             " VALUES (1, 'b', '', :yes, 'default', '[\"pdq\"]', 'then')",
             "INSERT INTO content (content_pk, content_id, bank_pk, fingerprint, revision, enabled, kind,"
@@ -91,7 +91,7 @@ def at_revision(address: str, revision: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"])
 def test_an_older_store_keeps_all_its_rows(blank: str, revision: str) -> None:
     at_revision(blank, revision)
     with opened(blank) as shelf:

@@ -1,0 +1,271 @@
+"""Who walks along the edge of a bank's hash to learn it: found, told to the audit log, and stopped.
+
+A yes or no, asked for hashes that differ by single bits, gives away an exact hash of 256 bits within
+some 276 answers. What such answers can have told is counted for each tenant and content: of the
+different hashes that were asked within a few bits of a threshold, how many fell on either side, as bits
+of information. Copies that lie well inside of a threshold, and hashes that are asked again, tell
+nothing. Only memory has this: digests of what was asked, by a key of this process, and for a minute
+at most the hashes of contents near which much was asked.
+
+Where that is too much, every key of the tenant that asks there is stopped: refused at every check,
+whatever it asks. Were it refused near one content alone, the refusal would be the next edge to walk along.
+"""
+
+import hashlib
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashing.signals import Kind, Signal, SignalType, profiles_of
+from indexer.banks import Bank
+from indexer.frame_matcher import asked_rows
+from indexer.keys import Key
+from indexer.matcher import Answer
+from indexer.matches import Match
+from indexer.policy import POLICIES, Verdict, usable
+from indexer.record import Record
+from service.errors import ProbingSuspected
+from service.logs import log
+
+KINDS = (SignalType.PDQ, SignalType.PHASH)  # the types that are wide enough to be walked around
+MOST_TOLD = 16  # different hashes of a tenant near one content, for which roles like `lookup` are told exact distances
+SETTLED_S = 6.0  # after a stop: by then every process knows of it, and a key that is not stopped was let go again
+_WALKS, _SIDE, _HOT, _HOT_FROM, _KEPT_S = 20_000, 2048, 16, 4, 60.0
+_TELLS_ALL = frozenset({"review", "admin"})  # are shown distances anyway: told to the audit log, not stopped
+Codes = dict[SignalType, NDArray[np.uint64]]
+Edge = tuple[SignalType, int]  # a type and one of its thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One hash that was asked near an edge: a digest of it, and on which side it fell."""
+
+    edge: Edge
+    inside: bool
+    digest: bytes
+
+
+class _Walk:
+    """What somebody was told near one content."""
+
+    __slots__ = ("alarmed", "bank", "sides", "told")
+
+    def __init__(self, bank: str) -> None:
+        self.bank, self.alarmed = bank, False
+        self.sides: dict[Edge, tuple[set[bytes], set[bytes]]] = {}
+        self.told: set[bytes] = set()
+
+    def add(self, step: Step) -> None:
+        side = self.sides.setdefault(step.edge, (set(), set()))[step.inside]
+        if len(side) < _SIDE:
+            side.add(step.digest)
+
+    @property
+    def hashes(self) -> int:
+        return sum(len(side) for sides in self.sides.values() for side in sides)
+
+    @property
+    def bits(self) -> float:
+        """At most so much was told."""
+        return sum(told_bits(*map(len, sides)) for sides in self.sides.values())
+
+
+def told_bits(outside: int, inside: int) -> float:
+    """Return what so many answers of yes and no can tell: their number times the entropy of their shares."""
+    both = outside + inside
+    return sum(-n * math.log2(n / both) for n in (outside, inside) if n)
+
+
+def distances_bits(asked: NDArray[np.uint8], codes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return how far each asked hash lies from the nearest of some codes."""
+    rows = np.ascontiguousarray(asked).view(np.uint64)
+    nearest = np.full(len(rows), 256, np.int64)
+    for code in codes:
+        np.minimum(nearest, np.bitwise_count(rows ^ code).sum(axis=1, dtype=np.int64), out=nearest)
+    return nearest
+
+
+def _nearest_of_frames(signal: Signal, kind: SignalType, codes: NDArray[np.uint64]) -> Iterable[tuple[int, bytes]]:
+    """Yield for each frame of a signal how near it comes, in any of the forms it is searched in, and that form."""
+    rows, _ = asked_rows(kind, [signal])
+    bits = distances_bits(rows["hash"], codes)
+    order = np.argsort(bits, kind="stable")
+    _, first = np.unique(rows["timestamp_s"][order], return_index=True)  # what has no time is one frame
+    return [(int(bits[n]), rows["hash"][n].tobytes()) for n in order[first].tolist()]
+
+
+class Probing:
+    """Watches over the checks of one process."""
+
+    def __init__(
+        self, record: Record, budget_bits: int, stop: Callable[[Key, str, int], str],
+        note: Callable[[Key, str, int], None], alarmed: Callable[[], None], clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`stop` stops a key because of a content and says until when, `note` notes one that is not to be stopped."""
+        self._record, self._budget_bits, self._clock = record, budget_bits, clock
+        self._stop, self._note, self._alarmed = stop, note, alarmed
+        self._walks: dict[str, dict[str, _Walk]] = {}
+        self._codes: dict[str, tuple[Codes, float]] = {}
+        self._stopped: dict[str, tuple[float, str]] = {}
+        self._lock, self._secret = threading.Lock(), secrets.token_bytes(32)
+
+    # What a door asks
+
+    def refuse(self, key: Key) -> None:
+        """Refuse a key that is stopped; ProbingSuspected."""
+        until = key.stopped_until
+        if key.key_id in self._stopped:
+            at, here = self._stopped[key.key_id]
+            if until is not None or self._clock() - at < SETTLED_S:
+                until = max(until or "", here)
+            else:
+                self._let_go(key)
+        if until is not None and (left_s := _left_s(until)) > 0:
+            raise ProbingSuspected(retry_after_s=left_s)
+
+    def look(self, key: Key, signal: Signal, answer: Answer) -> bool:
+        """Take in an answer before it is given; ProbingSuspected instead. Says whether distances may go with it."""
+        if not self._budget_bits:
+            return True
+        near = self._concerned(key, answer)
+        steps = {content_id: self._steps(signal, content_id, *about) for content_id, about in near.items()}
+        with self._lock:
+            found = [name for name, taken in steps.items() if taken and self._taken(key, name, near[name][0], taken)]
+            may_tell = self._may_tell(key, signal, answer)
+            self._bound()
+        for content_id in found:
+            self._alarm(key, content_id)
+        return may_tell
+
+    def forget(self) -> None:
+        """Forget the hashes of contents that nobody asked near lately."""
+        with self._lock:
+            late = self._clock() - _KEPT_S
+            self._codes = {name: kept for name, kept in self._codes.items() if kept[1] > late}
+
+    # What was asked
+
+    def _concerned(self, key: Key, answer: Answer) -> dict[str, tuple[str, Match | None]]:
+        """Return the contents whose edges may be near: those that match, and those near which much was asked."""
+        with self._lock:
+            mine = self._walks.get(_asker(key), {})
+            hot = sorted((-walk.hashes, name) for name, walk in mine.items() if walk.hashes >= _HOT_FROM)[:_HOT]
+            near: dict[str, tuple[str, Match | None]] = {name: (mine[name].bank, None) for _, name in hot}
+        return near | {match.content_id: (match.bank, match) for match in answer.matches}
+
+    def _steps(self, signal: Signal, content_id: str, bank: str, match: Match | None) -> list[Step]:
+        found = next((one for one in self._record.enabled_banks() if one.name == bank), None)
+        if found is None:
+            return []
+        firm = match is not None and _is_firm(match, found)
+        if firm and signal.media.kind is not Kind.HASHES:
+            return []  # an ordinary copy; see docs/security.md for what that leaves open
+        if firm and np.isnan(signal.frames["timestamp_s"]).all():
+            return []  # no segments that would tell of single hashes
+        return [
+            step for kind, codes in self._codes_of(content_id).items() if kind in found.signal_types
+            for step in self._near_edges(signal, kind, codes, found)
+        ]  # fmt: skip
+
+    def _near_edges(self, signal: Signal, kind: SignalType, codes: NDArray[np.uint64], bank: Bank) -> Iterable[Step]:
+        policy = POLICIES[bank.policy]
+        for bits, code in _nearest_of_frames(signal, kind, codes):
+            for threshold in policy.edges_near(kind, bits):
+                yield Step((kind, threshold), bits <= threshold, self._digest(code))
+
+    def _digest(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, key=self._secret, digest_size=8).digest()
+
+    def _codes_of(self, content_id: str) -> Codes:
+        kept, now = self._codes.get(content_id), self._clock()
+        if kept is not None and now - kept[1] < _KEPT_S:
+            return kept[0]
+        found = [one for one in self._record.contents_by_id((content_id,)) if one.withdrawn_at is None]
+        frames = [usable(self._record.hashes_of(one.content_pk)[1]) for one in found]
+        codes = {
+            kind: np.ascontiguousarray(rows["hash"][np.isin(rows["profile"], profiles_of(kind))]).view(np.uint64)
+            for rows in frames for kind in KINDS
+        }  # fmt: skip
+        with self._lock:
+            self._codes[content_id] = codes, now
+        return codes
+
+    # What it comes to
+
+    def _taken(self, key: Key, content_id: str, bank: str, steps: Iterable[Step]) -> bool:
+        """Add steps to a walk; say whether too much was told by now."""
+        walk = self._walk(_asker(key), content_id, bank)
+        for step in steps:
+            walk.add(step)
+        return walk.bits >= self._budget_bits
+
+    def _walk(self, subject: str, content_id: str, bank: str) -> _Walk:
+        return self._walks.setdefault(subject, {}).setdefault(content_id, _Walk(bank))
+
+    def _may_tell(self, key: Key, signal: Signal, answer: Answer) -> bool:
+        """Say whether exact distances may be told: with them, a few dozens of answers are enough."""
+        if key.role in _TELLS_ALL:
+            return True
+        digest, walks = self._digest(signal.frames.tobytes()), []
+        for match in answer.matches:
+            if match.signal_type in KINDS:
+                walks.append(self._walk(_asker(key), match.content_id, match.bank))
+        for walk in walks:
+            if len(walk.told) <= MOST_TOLD:
+                walk.told.add(digest)
+        return all(len(walk.told) <= MOST_TOLD for walk in walks)
+
+    def _bound(self) -> None:
+        """Keep to the memory there is: of all walks, those that got the least far go first."""
+        count = sum(map(len, self._walks.values()))
+        if count <= _WALKS:
+            return
+        every = [(w.hashes, len(w.told), who, name) for who, walks in self._walks.items() for name, w in walks.items()]
+        for *_, who, name in sorted(every)[: count - _WALKS // 2]:
+            del self._walks[who][name]
+        self._walks = {who: walks for who, walks in self._walks.items() if walks}
+
+    def _alarm(self, key: Key, content_id: str) -> None:
+        with self._lock:
+            walk = self._walk(_asker(key), content_id, "")
+            bits, known, walk.alarmed = round(walk.bits), walk.alarmed, True
+        told = key.role in _TELLS_ALL
+        if told and known:
+            return
+        log().warning("probing suspected", key_id=key.key_id, content_id=content_id, bits=bits, stopped=not told)
+        self._alarmed()
+        if told:
+            self._note(key, content_id, bits)
+            return
+        until = self._stop(key, content_id, bits)
+        self._stopped[key.key_id] = self._clock(), until
+        raise ProbingSuspected(retry_after_s=max(_left_s(until), 1))
+
+    def _let_go(self, key: Key) -> None:
+        """Begin anew with a key that a person let go."""
+        with self._lock:
+            self._stopped.pop(key.key_id, None)
+            self._walks.pop(_asker(key), None)
+
+
+def _is_firm(match: Match, bank: Bank) -> bool:
+    """Tell whether media would match, and as surely, were one hash of it a few bits farther away."""
+    if match.verdict is not Verdict.MATCH or match.distance_bits is None or match.signal_type not in KINDS:
+        return match.verdict is Verdict.MATCH
+    return not POLICIES[bank.policy].edges_near(match.signal_type, match.distance_bits)
+
+
+def _asker(key: Key) -> str:
+    """Return whose answers are counted together: all of a tenant's, but of those who are shown all anyway."""
+    return f"key/{key.key_id}" if key.role in _TELLS_ALL else f"tenant/{key.tenant}"
+
+
+def _left_s(until: str) -> int:
+    return math.ceil((datetime.fromisoformat(until) - datetime.now(UTC)).total_seconds())
