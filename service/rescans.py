@@ -117,7 +117,7 @@ class RescanWorker:
 
     def _check(self, item: RescanItem, request_id: str) -> dict[str, Any]:
         key = self._engine.keys.find(item.key_id)
-        self._probing.refuse(key)
+        self._probing.refuse(key, media="signals" not in item.request)
         told: list[bool] = []
 
         def keep(signal: Signal, answer: Answer) -> None:
