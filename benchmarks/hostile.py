@@ -31,6 +31,7 @@ from benchmarks import bombs, corpus, measure
 from benchmarks.server import Client, Server, serving, staydown
 
 TIMEOUT_S, GRACE_S, BANK = 20.0, 1.0, "known"
+LOST = {"decoder_crashed", "decoder_timed_out"}
 GOOD_EVERY, BOMB_EVERY = 10, 97
 MEMORY_EVERY, STEADY = 100, 0.05
 _GREAT = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0", b"\xff\xff", b"\0\x01", b"\xff", b"\0")
@@ -188,26 +189,26 @@ class Report:
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.good = self.server_errors = self.unanswered = self.late = 0
-        self.slowest_s = 0.0
+        self.slowest_s, self.slowest = 0.0, -1
+        self.lost_over: list[int] = []
         self.memory_mb: list[float] = []
         self._lock = threading.Lock()
 
-    def take(self, status: int, said: dict[str, Any], took_s: float, expected: str | None) -> None:
-        """Note an answer; `expected` is the verdict of a good one."""
+    def take(self, status: int, said: dict[str, Any], took_s: float, expected: str | None, number: int = -1) -> None:
+        """Note the answer to an item; `expected` is the verdict of a good one."""
         word = str(said.get("code") or f"{said.get('verdict')} {said.get('reason') or ''}".strip())
         with self._lock:
             self.answers[f"{status} {word}" if expected is None else f"good: {status} {word}"] += 1
-            self.slowest_s = max(self.slowest_s, took_s)
+            if took_s > self.slowest_s:
+                self.slowest_s, self.slowest = took_s, number
+            if said.get("reason") in LOST:
+                self.lost_over.append(number)
             self.late += took_s > TIMEOUT_S + GRACE_S
             self.unanswered += status == 0
             self.server_errors += status >= 500
             self.good += expected is not None
             if expected is not None and said.get("verdict") != expected:
                 self.wrong.append(f"{expected} was {status} {word}")
-
-    def lost(self) -> int:
-        """Return how many workers were lost over media."""
-        return sum(n for word, n in self.answers.items() if "decoder_crashed" in word or "decoder_timed_out" in word)
 
     def drift(self) -> float:
         """Return by how much memory is more in the last fifth than in the second one, as a share."""
@@ -225,8 +226,8 @@ class Report:
         lines = [
             f"good ones {self.good}, judged wrong {len(self.wrong)} {self.wrong[:5]}",
             f"5xx {self.server_errors}, without an answer {self.unanswered}, later than {TIMEOUT_S + GRACE_S:g} s"
-            f" {self.late}, slowest {self.slowest_s:.2f} s",
-            f"workers lost {self.lost()}",
+            f" {self.late}, slowest {self.slowest_s:.2f} s (item {self.slowest})",
+            f"workers lost {len(self.lost_over)} {self.lost_over[:10]}",
         ]
         if len(self.memory_mb) >= 10:
             lines.append(
@@ -236,23 +237,23 @@ class Report:
         return "\n".join([*lines, *(f"  {count:6} × {word}" for word, count in self.answers.most_common())])
 
 
-def _ask(client: Client, data: bytes, expected: str | None, report: Report) -> None:
+def _ask(client: Client, data: bytes, expected: str | None, report: Report, number: int) -> None:
     began = time.monotonic()
     try:
         status, said = client.request("POST", f"/v1/check?bank={BANK}", data)
     except (OSError, HTTPException, ValueError):
         status, said = 0, {"code": "no answer"}
         client.close()
-    report.take(status, said, time.monotonic() - began, expected)
+    report.take(status, said, time.monotonic() - began, expected, number)
 
 
 def _lane(server: Server, key: str, numbers: range, seed: int, report: Report) -> None:
     with server.client(key) as client:
         for number in numbers:
-            _ask(client, hostile(seed, number), None, report)
+            _ask(client, hostile(seed, number), None, report, number)
             if number % GOOD_EVERY == GOOD_EVERY - 1:
                 one = good()[number // GOOD_EVERY % len(good())]
-                _ask(client, one.data, one.verdict, report)
+                _ask(client, one.data, one.verdict, report, number)
 
 
 def run(server: Server, key: str, items: int, seed: int, connections: int) -> Report:

@@ -59,6 +59,6 @@ def test_memory_that_grows_is_seen() -> None:
 
 def test_lost_workers_are_counted() -> None:
     report = Report()
-    report.take(200, {"verdict": "unhashable", "reason": "decoder_crashed"}, 0.1, None)
+    report.take(200, {"verdict": "unhashable", "reason": "decoder_crashed"}, 0.1, None, 17)
     report.take(200, {"verdict": "unhashable", "reason": "truncated"}, 0.1, None)
-    assert report.lost() == 1
+    assert report.lost_over == [17]
