@@ -143,12 +143,13 @@ def by_cores(items: dict[str, Sequence[bytes]], rounds: int, hashes: int = HASHE
 def collect(short: bool) -> Section:
     """Measure everything."""
     rounds, lengths_s = (3, LENGTHS_S[:3]) if short else (9, LENGTHS_S)
-    longest, own = made(HD, lengths_s[-1], PLATFORM), made(HD, LENGTHS_S[1], OWN)
+    own_s = LENGTHS_S[0 if short else 1]
+    longest, own = made(HD, lengths_s[-1], PLATFORM), made(HD, own_s, OWN)
     cases = {named(length_s, PLATFORM): first(longest, length_s) for length_s in lengths_s if length_s >= 20}
     with ExitStack() as stack:
         engine = stack.enter_context(filled(HASHES, [longest]))
         verdicts = one_by_one(engine, list(cases.values()))
-        times = [timing for title, data in (cases | {named(LENGTHS_S[1], OWN): own}).items()
+        times = [timing for title, data in (cases | {named(own_s, OWN): own}).items()
                  for timing in timed(engine, title, data, rounds)]  # fmt: skip
         times += [timing for title, data in cases.items() for timing in limited(title, data, rounds)]
         curves = by_length(engine, longest, lengths_s, rounds)
