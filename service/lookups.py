@@ -1,9 +1,9 @@
 """Hash look-ups that arrive at the same time are judged together: while a batch is judged, the next one gathers.
 
-Nobody waits for company that is not there: a look-up that finds nobody at work is judged at once, with
-those that arrived with it. One that does waits for the batch before its own, and no longer. One thread computes so, where several
-would only take the interpreter from one another. Long lists of hashes are not judged here: they
-would keep the others waiting.
+Nobody waits for company that is not there: a look-up that finds nobody at work is judged at once,
+with those that arrived with it. One that does waits for the batch before its own, and no longer.
+One thread computes so, where several would only take the interpreter from one another. Long lists
+of hashes are not judged here: they would keep the others waiting.
 """
 
 import asyncio
