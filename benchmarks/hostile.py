@@ -211,10 +211,13 @@ class Report:
                 self.wrong.append(f"{expected} was {status} {word}")
 
     def drift(self) -> float:
-        """Return by how much memory is more in the last fifth than in the second one, as a share."""
+        """Return by how much memory is more in the last fifth than in the second one, as a share of medians."""
         fifth = max(len(self.memory_mb) // 5, 1)
         before, after = self.memory_mb[fifth : 2 * fifth], self.memory_mb[-fifth:]
-        return float(np.mean(after) / np.mean(before) - 1) if before else 0.0
+        return float(np.median(after) / np.median(before) - 1) if before else 0.0
+
+    def _fifths(self) -> list[int]:
+        return [round(float(np.median(part))) for part in np.array_split(self.memory_mb, 5)]
 
     def holds(self, *, steady: bool) -> bool:
         """Say whether all is as it should be."""
@@ -232,7 +235,8 @@ class Report:
         if len(self.memory_mb) >= 10:
             lines.append(
                 f"memory of all processes: {self.memory_mb[0]:.0f} MB at the start, from {min(self.memory_mb):.0f} to"
-                f" {max(self.memory_mb):.0f} MB, the last fifth against the second {self.drift():+.1%}"
+                f" {max(self.memory_mb):.0f} MB, medians of fifths {self._fifths()},"
+                f" the last against the second {self.drift():+.1%}"
             )
         return "\n".join([*lines, *(f"  {count:6} × {word}" for word, count in self.answers.most_common())])
 

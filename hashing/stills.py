@@ -29,6 +29,7 @@ ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _ORIENTATION = 0x0112  # the EXIF tag
 _ON_ITS_SIDE = {5, 6, 7, 8}  # its values with which height and width change places
 _SPARED_SIDE = 512  # a query's JPEG is not decoded smaller than this
+_MPO = b"MPF\0"  # in files of several JPEGs
 DEFAULT_FRAME_S = 0.1  # what browsers show for a missing or tiny duration
 _PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")  # MPO is opened as JPEG
 
@@ -256,11 +257,20 @@ def _moving_pixels(image: Image.Image) -> int:
 
 def jpegs_behind(data: bytes) -> Iterator[bytes]:
     """Yield the other pictures of an MPO file, as far as it says where they are."""
+    if _MPO not in data:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        starts = list(_starts(data))
+    yield from (data[start:] for start in starts)
+
+
+def _starts(data: bytes) -> Iterator[int]:
     try:
         image: Any = _open(data)
         for number in range(1, int(image.n_frames) if image.format == "MPO" else 0):
             image.seek(number)
-            yield data[image.offset :]
+            yield int(image.offset)
     except _PILLOW_ERRORS:
         return
 
