@@ -44,12 +44,13 @@ _PIECE = 1 << 24
 _MULTIPART = "multipart/form-data; boundary=bound"
 
 SPOOLING = """
-import sys, uvicorn
+import os, sys, uvicorn
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 async def take(request):
     form = await request.form()
+    os.sync()  # as a system under load does by itself, sooner or later
     return PlainTextResponse(str(len(await form["media"].read())))
 uvicorn.run(Starlette(routes=[Route("/v1/check", take, methods=["POST"])]), port=int(sys.argv[1]), log_level="error")
 """
@@ -313,8 +314,6 @@ def control(work: Path, marks: Marks, count: int = CONTROLS) -> int:
             for number in range(count):
                 canary = marks.canary(number)
                 place.send("/v1/check", form(canary, media(canary, great=True)), _MULTIPART)
-                if number % 8 == 0:
-                    os.sync()  # as a system under load does by itself, sooner or later
         finally:
             process.kill()
             process.wait()
