@@ -325,7 +325,7 @@ def test_a_bank_from_its_making_to_its_end(admin: Api) -> None:
     made = admin.call("PUT", path, {"description": "für Fälle", "policy": "strict"})
     assert made.status == 201
     assert set(made.json) == {"bank", "description", "enabled", "policy", "signal_types", "lawful", "suppresses",
-                              "contents", "created_at"}  # fmt: skip
+                              "two_persons", "contents", "created_at"}  # fmt: skip
     assert (made.json["policy"], made.json["enabled"], made.json["contents"]) == ("strict", True, 0)
     again = admin.call("PUT", path, {"enabled": False})
     assert (again.status, again.json["policy"], again.json["enabled"]) == (200, "strict", False)
