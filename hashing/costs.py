@@ -144,8 +144,8 @@ def has_great_tables(data: bytes, limits: Limits) -> bool:
         _take_in(fragments if kind == b"trun" else tracks[-1], data, kind, start, stop)
     most = limits.max_frames * _ROWS_A_FRAME
     total = sum(track.samples() for track in tracks) + fragments.samples()
-    edits = max(track.rows.get(b"elst", 0) for track in tracks)
-    return total > most or edits * max(total, 1) > _MAX_EDITED
+    edited = sum(track.rows.get(b"elst", 0) * max(track.samples(), 1) for track in tracks)
+    return total > most or edited > _MAX_EDITED
 
 
 def _take_in(tables: _Tables, data: bytes, kind: bytes, start: int, stop: int) -> None:

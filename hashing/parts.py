@@ -20,6 +20,7 @@ from hashing.stills import Still, jpegs_behind
 
 _CLIP = Container("mp4", "mov")
 _ISO_STILLS = ("avif", "heif")
+_MAX_BOXES = 10_000  # of a file, looked at one behind the other
 _MAX_FTYP_BYTES = 256
 _AFTER_FTYP = {b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof", b"sidx", b"styp", b"pdin", b"meta"}
 
@@ -64,7 +65,7 @@ def _ways(data: bytes, container: Container, limits: Limits) -> Iterator[_Opener
     yield partial(Still, data, limits)
     if container.name == "jpeg":
         yield from (partial(Still, jpeg, limits) for jpeg in islice(jpegs_behind(data), limits.max_stills))
-    if container.name in _ISO_STILLS and b"moov" in set(top_boxes(data)):
+    if container.name in _ISO_STILLS and b"moov" in set(islice(top_boxes(data), _MAX_BOXES)):
         yield partial(Clip, data, _CLIP, limits) if container.name == "heif" else partial(Still, _other(data), limits)
     yield from (partial(Clip, clip, _CLIP, limits) for clip in islice(clips_behind(data), MAX_TRACKS))
 
