@@ -54,7 +54,7 @@ def test_memory_that_grows_is_seen() -> None:
     assert report.holds(steady=True)
     report.memory_mb = [500.0 + number for number in range(50)]
     assert not report.holds(steady=True)
-    assert "last fifth" in report.text()
+    assert "the last against the second +5" in report.text()
 
 
 def test_lost_workers_are_counted() -> None:
