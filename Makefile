@@ -4,6 +4,8 @@ BIN := .venv/bin
 # Two BLAS threads on matrices as small as PDQ's double the work and halve nothing.
 export OPENBLAS_NUM_THREADS = 1
 export OMP_NUM_THREADS = 1
+# More options of the benchmarks, as BENCH="--peers-python PYTHON --hma FOLDER".
+BENCH ?=
 
 # generic.json holds hashes of blank frames, the lock those of libraries.
 SCANNED = --exclude-files '(^|/)(generic\.json|__pycache__|results|plots)(/|$$)' \
@@ -28,7 +30,7 @@ lint: .venv/test.done
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive hashing indexer service
 bench: .venv/test.done
-	$(BIN)/python -m benchmarks.run --short
+	$(BIN)/python -m benchmarks.run --short $(BENCH)
 # The versions and hashes that the container installs; needs uv.
 lock:
 	echo 'setuptools>=77' | uv pip compile --quiet --upgrade pyproject.toml - --extra postgres --extra queue --universal \

@@ -100,16 +100,21 @@ def new_content(number: int, rows: int, sketches: int = 0) -> NewContent:
     return NewContent(f"{number:x}", Media(Kind.VIDEO), frames_of(number, rows), (), None, (), drawn)
 
 
+def add_contents(record: Record, bank_pk: int, hashes: int, sketches: int = 0) -> None:
+    """Write contents with so many hashes and sketches in all."""
+    contents = max(1, hashes // ROWS)
+    for start in range(0, contents, 20):
+        news = [new_content(n, min(ROWS, hashes), sketches // contents) for n in range(start, start + 20)]
+        with record.store.change("bench") as change:
+            record.add_contents(change, bank_pk, news[: contents - start])
+
+
 def fill(home: Path, hashes: int, sketches: int) -> None:
     """Write contents with so many hashes and sketches in all, unless there are some."""
     store = Store(f"sqlite:///{home / 'staydown.db'}")
-    record, contents = Record(store), max(1, hashes // ROWS)
+    record = Record(store)
     if not record.bank_names():
-        bank = record.create_bank("b", actor="bench")
-        for start in range(0, contents, 20):
-            news = [new_content(n, min(ROWS, hashes), sketches // contents) for n in range(start, start + 20)]
-            with store.change("bench") as change:
-                record.add_contents(change, bank.bank_pk, news[: contents - start])
+        add_contents(record, record.create_bank("b", actor="bench").bank_pk, hashes, sketches)
     store.close()
 
 

@@ -7,27 +7,24 @@ machine they take cores from it.
 """
 
 import io
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
 from benchmarks import corpus
-from benchmarks.measure import Action, command, in_turns, timings
-from benchmarks.report import Check, Fact, Section, Timing
-from benchmarks.server import COMMAND, Client, Server, environment, serving
+from benchmarks.measure import Action, command, timings
+from benchmarks.report import Check, Section, Timing
+from benchmarks.server import Client, Server, serving
 from hashing.hasher import Plan, hash_media
 from hashing.signals import HASH_BYTES, SignalType
 from indexer.enroll import ReadyHash, Submission, signal_of
@@ -39,7 +36,7 @@ BANK = "known"
 KNOWN_HASHES = 10_000
 CONNECTIONS = 8
 PHOTO_SIZE = (1152, 864)  # 1 MP
-PILLOW, PYAV, LIVE = "bare decoding, Pillow", "bare decoding of all frames, PyAV", "GET /health/live, 1 connection"
+PILLOW, PYAV = "bare decoding, Pillow", "bare decoding of all frames, PyAV"
 
 Verdicts = list[str]
 
@@ -73,9 +70,10 @@ def clips() -> tuple[Media, ...]:
     )
 
 
-def fill(engine: Engine, known: Sequence[bytes], hashes: int) -> None:
-    """Make the bank: media, and random hashes beside."""
-    engine.record.create_bank(BANK, actor="bench")
+def fill(engine: Engine, known: Sequence[bytes], hashes: int, types: Iterable[SignalType] | None = None) -> None:
+    """Make the bank, which compares these types (None: the usual ones): media, and random hashes beside."""
+    settings: dict[str, Any] = {} if types is None else {"signal_types": frozenset(types)}
+    engine.record.create_bank(BANK, actor="bench", **settings)
     codes = np.random.default_rng(3).integers(0, 256, (hashes, HASH_BYTES), np.uint8)
     ready = [signal_of([ReadyHash(SignalType.PDQ, bytes(code).hex())]) for code in codes]
     engine.enroller.enroll_many(BANK, [Submission(signal) for signal in ready], actor="bench")
@@ -86,12 +84,13 @@ def fill(engine: Engine, known: Sequence[bytes], hashes: int) -> None:
 # --- doors ------------------------------------------------------------------------------
 
 
-def _in_process(engine: Engine, files: Sequence[bytes]) -> Verdicts:
+def in_process(engine: Engine, files: Sequence[bytes]) -> Verdicts:
+    """Check one after the other in this process, which decodes as well."""
     plan = Plan(types=engine.matcher.signal_types(None))
     return [engine.matcher.match(hash_media(data, plan)).verdict.value for data in files]
 
 
-def _by_pool(engine: Engine, files: Sequence[bytes]) -> Verdicts:
+def by_pool(engine: Engine, files: Sequence[bytes]) -> Verdicts:
     """Check with as many callers as there are workers."""
     with ThreadPoolExecutor(engine.pool.workers) as threads:
         return [answer.verdict.value for answer in threads.map(lambda data: engine.check_media(data, None), files)]
@@ -127,14 +126,6 @@ def _check(client: Client, data: bytes) -> str:
     return str(client.check(data)[1].get("verdict"))
 
 
-def _look_up(client: Client, code: bytes) -> str:
-    return str(client.check_hashes([{"signal_type": "pdq", "hash": code.hex()}])[1].get("verdict"))
-
-
-def _live(client: Client, _: bytes) -> str:
-    return str(client.request("GET", "/health/live")[1].get("status"))
-
-
 # --- yardsticks -------------------------------------------------------------------------
 
 
@@ -143,7 +134,8 @@ def _decode_pictures(files: Sequence[bytes]) -> None:
         np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def _decode_clips(files: Sequence[bytes]) -> None:
+def decode_clips(files: Sequence[bytes]) -> None:
+    """Decode every frame, and convert none."""
     for data in files:
         with av.open(io.BytesIO(data), "r") as container:
             container.streams.video[0].thread_type = "NONE"
@@ -168,7 +160,8 @@ def _engine(home: Path, workers: int) -> Engine:
 
 
 @contextmanager
-def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES) -> Iterator[Doors]:
+def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES,
+           types: Iterable[SignalType] | None = None) -> Iterator[Doors]:  # fmt: skip
     """Fill a bank in a temporary home and open all doors to it."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="staydown-bench-")))
@@ -176,7 +169,7 @@ def opened(media: Sequence[Media], hashes: int = KNOWN_HASHES) -> Iterator[Doors
         known = [
             data for some in media for data, word in zip(some.files, some.expected, strict=True) if word == "match"
         ]
-        fill(engines[1], known, hashes)
+        fill(engines[1], known, hashes, types)
         for engine in engines.values():
             engine.load_index()
         _, key = engines[1].keys.create(Role.LOOKUP.value, name="bench", actor="bench")
@@ -191,9 +184,9 @@ def _doors_to(doors: Doors) -> dict[str, tuple[int, Callable[[Sequence[bytes]], 
     """Return the doors by name: how many items they take at a time, and what takes them."""
     one, two = doors.engines[1], doors.engines[2]
     return {
-        "in process": (1, partial(_in_process, one)),
-        "pool of 1 worker": (1, partial(_by_pool, one)),
-        "pool of 2 workers": (2, partial(_by_pool, two)),
+        "in process": (1, partial(in_process, one)),
+        "pool of 1 worker": (1, partial(by_pool, one)),
+        "pool of 2 workers": (2, partial(by_pool, two)),
         "HTTP, 1 connection": (1, partial(doors.crowds[1].ask, _check)),
         f"HTTP, {CONNECTIONS} connections": (CONNECTIONS, partial(doors.crowds[CONNECTIONS].ask, _check)),
     }
@@ -214,69 +207,16 @@ def checked(doors: Doors, media: Media, peer: str, decode: Callable[[Sequence[by
     return found, Check(f"verdicts on {media.name}", not wrong, detail)
 
 
-def looked_up(doors: Doors, rounds: int) -> tuple[Timing, ...]:
-    """Time look-ups of ready-made hashes."""
-    codes = [bytes(code) for code in np.random.default_rng(4).integers(0, 256, (64, HASH_BYTES), np.uint8)]
-    ours: dict[str, Action] = {
-        f"HTTP, {count} connection{'s' * (count > 1)}": partial(crowd.ask, _look_up, codes)
-        for count, crowd in doors.crowds.items()
-    }
-    return timings("hash look-up", ours, {LIVE: lambda: doors.crowds[1].ask(_live, codes)}, rounds, items=len(codes))
-
-
-def _used_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _rescan(home: Path, folder: Path, count: int) -> tuple[float, float]:
-    """Run the command over `count` files; return seconds by the clock and of CPU."""
-    names = sorted(folder.iterdir())[:count]
-    manifest, out = folder.parent / "list.csv", folder.parent / "out.jsonl"
-    manifest.write_text("path\n" + "".join(f"{name}\n" for name in names))
-    out.unlink(missing_ok=True)
-    clock, used = time.perf_counter(), _used_s()
-    arguments = [str(COMMAND), "rescan", str(manifest), "--out", str(out), "--workers", "2"]
-    done = subprocess.run(arguments, env=environment(home), capture_output=True, check=False)
-    elapsed = time.perf_counter() - clock
-    if done.returncode not in (0, 1) or len(out.read_text().splitlines()) != count:
-        raise RuntimeError(f"the rescan failed: {done.stderr.decode(errors='replace')[-500:]}")
-    return elapsed, _used_s() - used
-
-
-def rescanned(doors: Doors, files: Sequence[bytes], count: int, rounds: int) -> tuple[list[Timing], list[Fact]]:
-    """Time a rescan by the command line, its start taken off, beside reading and decoding the same files."""
-    with tempfile.TemporaryDirectory(prefix="staydown-bench-") as place:
-        folder = Path(place) / "media"
-        folder.mkdir()
-        for number in range(count):
-            (folder / f"{number:05}.jpg").write_bytes(files[number % len(files)])
-        start_s = _rescan(doors.server.home, folder, 1)[0]
-        runs = [_rescan(doors.server.home, folder, count) for _ in range(rounds)]
-        paths = sorted(folder.iterdir())
-        decoded = in_turns({PILLOW: lambda: _decode_pictures([path.read_bytes() for path in paths])}, rounds)
-    group = f"rescan of {count} photos"
-    taken = tuple(max(elapsed - start_s, 1e-3) / (count - 1) for elapsed, _ in runs)
-    times = [Timing(group, "staydown rescan, 2 workers", True, taken),
-             Timing(group, PILLOW, False, tuple(value / count for value in decoded[PILLOW]))]  # fmt: skip
-    cores = len(os.sched_getaffinity(0))
-    busy = float(np.median([used / (elapsed * cores) for elapsed, used in runs]))
-    return times, [Fact(group, "start of the command, taken off above", start_s, "s"),
-                   Fact(group, f"use of {cores} cores, start included", 100 * busy, "%")]  # fmt: skip
-
-
 def collect(short: bool) -> Section:
     """Measure everything."""
-    some_photos, some_clips, rounds = photos(16), clips(), 7 if short else 25
+    some_photos, some_clips, rounds = photos(16), clips()[: 1 if short else 2], 3 if short else 15
     with opened([some_photos, *some_clips]) as doors:
         parts = [checked(doors, some_photos, PILLOW, _decode_pictures, rounds)]
-        parts += [checked(doors, some, PYAV, _decode_clips, 5 if short else 15) for some in some_clips]
+        parts += [checked(doors, some, PYAV, decode_clips, rounds) for some in some_clips]
         times = [timing for found, _ in parts for timing in found]
-        times += looked_up(doors, rounds)
-        scans, facts = rescanned(doors, some_photos.files, 300 if short else 1000, 3)
     note = (f"Bytes to a verdict, a bank of {KNOWN_HASHES:,} hashes; decoding alone, in one process, is the yardstick. "
             "Times are for one item, with all connections or workers together.")  # fmt: skip
-    return Section("End to end", note, (*times, *scans), tuple(facts), tuple(check for _, check in parts))
+    return Section("End to end", note, tuple(times), (), tuple(check for _, check in parts))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks import end_to_end
 from benchmarks.load import Load, load, request_of
 from benchmarks.measure import Action, command, in_turns
-from benchmarks.report import Check, Curve, Section, point
-from benchmarks.search import FLAT, OURS, RADII_BITS, codes_with_copies, flat_index, our_index
+from benchmarks.report import Check, Curve, Point, Section, point
+from benchmarks.search import FLAT, OURS, RADII_BITS, built, codes_with_copies, flat_index, our_index
 from hashing.signals import HASH_BYTES
 from service.auth import Role
 
@@ -22,15 +22,23 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 CONNECTIONS = (1, 2, 4, 8, 16)
 BATCH = 16  # what one picture asks
 P99_OVER_P50 = 10.0
+WEIGHED_FROM, BYTES_BAR = 100_000, 120.0
+WEIGHT = "Memory of the index against the size of the bank"
 LOOK_UPS, CHECKS = "Hash look-ups over HTTP", "Checks of 1 MP photos over HTTP"
 
 
-def by_size(sizes: tuple[int, ...], rounds: int) -> tuple[Curve, ...]:
-    """Time what one picture asks of banks of several sizes; FAISS's exhaustive index beside, in turns."""
+def by_size(sizes: tuple[int, ...], rounds: int) -> tuple[tuple[Curve, ...], list[Point]]:
+    """Time what one picture asks of banks of several sizes; FAISS's exhaustive index beside, in turns.
+
+    Along with it come our bytes a hash, where an index is large enough for the process to grow by it.
+    """
     points: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
+    weights = []
     for count in sizes:
         codes, queries = codes_with_copies(count)
-        mine, flat = our_index(codes), flat_index(codes)
+        mine, bytes_each = built(partial(our_index, codes), count)
+        weights += [point(count, [bytes_each])] if count >= WEIGHED_FROM else []
+        flat = flat_index(codes)
         asked = np.ascontiguousarray(queries[:BATCH])
         actions: dict[str, Action] = {
             f"{OURS}, {bits} bits": partial(mine.search, asked, radius_bits=bits) for bits in RADII_BITS
@@ -39,10 +47,18 @@ def by_size(sizes: tuple[int, ...], rounds: int) -> tuple[Curve, ...]:
         for name, seconds in in_turns(actions, rounds).items():
             points.setdefault(name, []).append((count, seconds))
     title = f"Search of {BATCH} rows against the size of the bank"
-    return tuple(
+    curves = (
         Curve(title, "hashes", "ms", name, tuple(point(x, [1000 * s for s in seconds]) for x, seconds in at))
         for name, at in points.items()
     )
+    return tuple(curves), weights
+
+
+def light(weights: list[Point]) -> Check:
+    """Tell whether the largest index is small enough: all memory that it takes, the codes themselves included."""
+    largest = weights[-1]
+    return Check(f"memory of {largest.x:,.0f} hashes: at most {BYTES_BAR:g} bytes a hash", largest.value <= BYTES_BAR,
+                 f"{largest.value:.1f} bytes", goal=True)  # fmt: skip
 
 
 def curves_of_loads(title: str, loads: dict[int, list[Load]]) -> tuple[Curve, ...]:
@@ -92,13 +108,15 @@ def loaded(
 
 def collect(short: bool) -> Section:
     """Measure everything."""
-    curves = by_size(SIZES[: 4 if short else 5], 7 if short else 15)
+    curves, weights = by_size(SIZES[: 4 if short else 5], 7 if short else 15)
+    curves += (Curve(WEIGHT, "hashes", "bytes a hash", OURS, tuple(weights)),)
     photos = end_to_end.photos(16)
     with end_to_end.opened([photos]) as doors:
-        loads = loaded(doors, photos, 300 if short else 2000, 3 if short else 7)
+        loads = loaded(doors, photos, 300 if short else 2000, 3)
     curves += tuple(curve for title, runs in loads.items() for curve in curves_of_loads(title, runs))
     note = f"Medians, and in brackets the middle half. HTTP: a bank of {end_to_end.KNOWN_HASHES:,} hashes, keep-alive."
-    return Section("Growth", note, (), (), (steady(LOOK_UPS, loads[LOOK_UPS]),), (), curves)
+    checks = (steady(LOOK_UPS, loads[LOOK_UPS]),) + (() if short else (light(weights),))
+    return Section("Growth", note, (), (), checks, (), curves)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def collect(short: bool) -> Section:
     for grey in (False, True):
         for width, height in SIZES:
             large = width * height > 4_000_000
-            found += timed(width, height, grey, (5 if large else 9) if short else (15 if large else 31))
+            found += timed(width, height, grey, (3 if large else 5) if short else (15 if large else 31))
     floors = tuple(Floor(group_of(*size, grey=False), PDQHASH, least) for size, least in FLOORS.items())
     note = ("One decoded picture to its hash, one thread. staydown's call gives eight symmetries and the quality, "
             "a peer's one hash of 256 bits. Decoding is no peer but a yardstick.")  # fmt: skip

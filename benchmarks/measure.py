@@ -16,11 +16,15 @@ import cv2
 
 from benchmarks import page, report
 from benchmarks.report import Section, Timing, section_of
+from benchmarks.robustness.peers import PYTHON as PEERS_PYTHON
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.02  # a timing of something quicker is of as many calls as take so long
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "av", "faiss-cpu", "imagehash", "pdqhash", "uvicorn")
+
+HMA_FOLDER = "BENCH_HMA_FOLDER"  # the environment variable with the folder of HMA
 
 Action = Callable[[], object]
 
@@ -74,6 +78,28 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
+def machine_s() -> float:
+    """Return the seconds for which cores were busy since the machine started."""
+    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + soft + steal) * TICKS_S
+
+
+class Company:
+    """How much others had of the cores since this was made, beside this process and those that it waited for."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return time.monotonic(), machine_s(), sum(os.times()[:4])
+
+    def share(self) -> float:
+        """Return their share of all cores."""
+        passed_s, busy_s, ours_s = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        return max(0.0, busy_s - ours_s) / (passed_s * len(os.sched_getaffinity(0)))
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -103,12 +129,26 @@ def collect_alone(module: str, short: bool, folder: Path) -> Section:
     return section_of(json.loads(raw.read_text()))
 
 
+def add_peers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name others' software, which is in no environment of ours."""
+    parser.add_argument("--peers-python", type=Path, metavar="PYTHON", help="a Python that has other libraries")
+    parser.add_argument("--hma", type=Path, metavar="FOLDER", help="folder with HMA's repository and its `venv`")
+
+
+def name_peers(python: Path | None, hma: Path | None) -> None:
+    """Tell the benchmarks, which run in processes below this one, where others' software is."""
+    named = {PEERS_PYTHON: python, HMA_FOLDER: hma}
+    os.environ.update({name: str(path.absolute()) for name, path in named.items() if path is not None})
+
+
 def command(module: str, collect: Callable[[bool], Section]) -> int:
     """Be `python -m benchmarks.MODULE [--short] [--raw FILE]`: print the table, or write what it is made of."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.{module}")
     parser.add_argument("--short", action="store_true", help="fewer rounds and smaller sizes")
     parser.add_argument("--raw", type=Path, help="write the raw measurements here as JSON and print nothing")
+    add_peers(parser)
     asked = parser.parse_args()
+    name_peers(asked.peers_python, asked.hma)
     if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
         return run_alone(module, sys.argv[1:])
     cv2.setNumThreads(1)

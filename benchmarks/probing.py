@@ -2,7 +2,7 @@
 
     python -m benchmarks.probing [--attacks 5] [--pictures 10000] [--copies 2000]
 
-Starts the real service twice, watching (as it comes) and not watching (`STAYDOWN_PROBING_BITS=0`, the
+Starts the real service twice, watching (checks of media too) and not watching (`STAYDOWN_PROBING_BITS=0`, the
 control), and runs each attack against both with keys of role `lookup`. Then honest keys ask: hashes of as
 many different pictures, copies of one picture within a few bits, and the copies of one picture that every
 edit of the catalogue makes. The exit status is 1 if an attack recovers a hash from the service that
@@ -325,7 +325,7 @@ def main() -> int:
         control = attacked(server, secrets, asked.attacks)
     show_attacks("not watched", control)
     refused: Counter[str] = Counter()
-    with filled() as (server, secrets):
+    with filled(probing_stops_media="true") as (server, secrets):
         done = attacked(server, secrets, asked.attacks)
         show_attacks("watched", done)
         for name, said in honest(server, asked.pictures, asked.copies, asked.viral):

@@ -101,6 +101,11 @@ class Section:
         return asdict(self)
 
 
+def skipped(name: str, why: str) -> Section:
+    """Return a section that says why it measured nothing."""
+    return Section(name, f"Skipped: {why}.", ())
+
+
 def section_of(document: Mapping[str, Any]) -> Section:
     """Read raw measurements back."""
     return Section(

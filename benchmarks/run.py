@@ -1,9 +1,10 @@
 """`make bench`, `staydown bench`: all benchmarks that need no media of others, one report.
 
-Each runs in a process of its own. The report is printed, and written as `latest.md` and
-`latest.json`, with a plot of each curve where the extra `bench` is installed. Exit status
-1 if a check fails, or, with `--compare`, if a ratio to a peer fell by more than the
-tolerance; 2 if something could not be measured.
+Each runs in a process of its own. Others' software is measured beside where it is named
+(`--peers-python`, `--hma`), and said to be absent where it is not. The report is printed, and
+written as `latest.md` and `latest.json`, with a plot of each curve where the extra `bench` is
+installed. Exit status 1 if a check fails, or, with `--compare`, if a ratio to a peer fell by
+more than the tolerance; 2 if something could not be measured.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import page, report
-from benchmarks.measure import collect_alone, machine
+from benchmarks.measure import Company, add_peers, collect_alone, machine, name_peers
 
-MODULES = ("limits", "hashing", "search", "growth", "end_to_end")
+MODULES = ("limits", "hashing", "search", "growth", "checks", "over_http", "end_to_end", "videos", "rescans", "peers",
+           "hma")  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 UNMEASURED = 2
 errors = Console(stderr=True, highlight=False)
@@ -33,8 +36,10 @@ def measured(modules: Sequence[str], short: bool) -> list[report.Section]:
     sections = []
     with tempfile.TemporaryDirectory(prefix="staydown-bench-") as folder:
         for module in modules:
+            began = time.monotonic()
             errors.print(f"benchmarks.{module} …")
             sections.append(collect_alone(module, short, Path(folder)))
+            errors.print(f"{time.monotonic() - began:.0f} s")
     return sections
 
 
@@ -61,13 +66,14 @@ def show(text: str) -> None:
 def run(modules: Sequence[str] = MODULES, *, short: bool = False, compare: Path | None = None, out: Path = RESULTS,
         tolerance: float = report.TOLERANCE) -> int:  # fmt: skip
     """Measure, write and show; return the exit status. OSError and ValueError for an earlier report that is none."""
-    old = earlier(compare) if compare else None
+    old, company = earlier(compare) if compare else None, Company()
     try:
         sections = measured(modules, short)
     except RuntimeError as error:
         errors.print(f"{error}; what it said stands above")
         return UNMEASURED
-    built = report.build(machine(), sections, old, tolerance)
+    told = machine() | {"others had of the cores meanwhile": f"{company.share():.0%}"}
+    built = report.build(told, sections, old, tolerance)
     write(built, out)
     show(page.to_markdown(built))
     return built.status
@@ -89,7 +95,9 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=report.TOLERANCE, help="share that a ratio may fall by")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="where the report is written")
     parser.add_argument("--only", action="append", choices=MODULES, help="this section; may be repeated")
+    add_peers(parser)
     asked = parser.parse_args()
+    name_peers(asked.peers_python, asked.hma)
     return run(asked.only or MODULES, short=asked.short, compare=asked.compare, out=asked.out,
                tolerance=asked.tolerance)  # fmt: skip
 

@@ -120,14 +120,14 @@ def multi_index(codes: Codes) -> Any:
     return index
 
 
-def _within(index: Any, radius_bits: int) -> Search:
+def within(index: Any, radius_bits: int) -> Callable[[Codes], Any]:
     """Return a search of FAISS's for all within a radius, exact. Its radius is strict, hence + 1."""
     if isinstance(index, faiss.IndexBinaryMultiHash):
         index.nflip = radius_bits // TABLES
     return lambda codes: index.range_search(codes, radius_bits + 1)
 
 
-def _turning(search: Search, queries: Codes, batch: int) -> Action:
+def turning(search: Search, queries: Codes, batch: int) -> Action:
     """Return an action that searches the next `batch` queries."""
     parts = cycle([np.ascontiguousarray(queries[start : start + batch]) for start in range(0, len(queries), batch)])
     return lambda: search(next(parts))
@@ -139,8 +139,8 @@ def _searches(title: str, ours: TypeIndex, peers: dict[str, Any], queries: Codes
     for radius_bits in RADII_BITS:
         asked = {name: peer for name, peer in peers.items() if name != MULTI or radius_bits == RADII_BITS[0]}
         for batch, words in BATCHES.items():
-            mine = {OURS: _turning(partial(ours.search, radius_bits=radius_bits), queries, batch)}
-            theirs = {name: _turning(_within(peer, radius_bits), queries, batch) for name, peer in asked.items()}
+            mine = {OURS: turning(partial(ours.search, radius_bits=radius_bits), queries, batch)}
+            theirs = {name: turning(within(peer, radius_bits), queries, batch) for name, peer in asked.items()}
             found += timings(f"{title}, {radius_bits} bits, {words}", mine, theirs, rounds, items=batch)
     return found
 
@@ -200,7 +200,7 @@ def in_clumps(count: int, rounds: int) -> tuple[list[Timing], list[Fact], list[C
 
 def collect(short: bool) -> Section:
     """Measure all sizes."""
-    rounds, sizes = (9, SIZES) if short else (15, (*SIZES, LARGEST))
+    rounds, sizes = (7, SIZES) if short else (15, (*SIZES, LARGEST))
     found = [*(sized(count, rounds) for count in sizes), in_clumps(SIZES[-1], rounds)]
     times, facts, checks = (tuple(one for part in parts for one in part) for parts in zip(*found, strict=True))
     floors = [

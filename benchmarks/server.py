@@ -106,7 +106,8 @@ class Server:
         return Client(self.port, key)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -141,7 +142,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def serving(home: Path, **settings: str) -> Iterator[Server]:
     """Run `staydown serve` while the block runs; ServerFailed if it does not get ready."""
-    port = _free_port()
+    port = free_port()
     log = home / f"serve-{port}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(

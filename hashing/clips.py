@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
+from hashing import costs
 from hashing.errors import CorruptMedia, Reason
 from hashing.media import Container, Frame, Limits, Pixels, Sampling, Spans
 from hashing.signals import Kind
@@ -27,6 +28,7 @@ MAX_KEY_GAP_S = 10.0
 SHORT_S, SHORT_KEY_GAP_S = 60.0, 3.0  # a short video is decoded whole sooner: encoders miss the cuts of parts set in
 SEEK_BACK_S = (0.0, 3.0, 12.0, math.inf)
 DEFAULT_STEP_S = 0.04  # between frames, where the file states neither times nor a rate
+MAX_TRACKS = 8  # of one file that are looked at
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _LIMITED_BLACK, _LIMITED_SCALE = 16.0, 255.0 / 219.0
@@ -61,20 +63,45 @@ def _to_frame(frame: Any, timestamp_s: float) -> Frame:
     return Frame(_upright(rgb, frame.rotation), timestamp_s, is_key=bool(frame.key_frame))
 
 
+def _on(background: int, rgba: Pixels) -> Pixels:
+    alpha = rgba[..., 3:].astype(np.uint16)
+    blended: Pixels = ((rgba[..., :3] * alpha + background * (255 - alpha)) // 255).astype(np.uint8)
+    return blended
+
+
+def _shown(frame: Any, timestamp_s: float) -> list[Frame]:
+    """Return what a viewer shows of a frame: one picture, or two where it lets through what is behind it."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return [_to_frame(frame, timestamp_s)]
+    rgba = frame.to_ndarray(format="rgba")
+    grounds = (255,) if (rgba[..., 3] == 255).all() else (255, 0)
+    return [
+        Frame(_upright(_on(ground, rgba), frame.rotation), timestamp_s, is_key=bool(frame.key_frame))
+        for ground in grounds
+    ]  # fmt: skip
+
+
 class Clip:
-    """One opened video: a Source."""
+    """One opened video, or one more track of it: a Source."""
 
     kind = Kind.VIDEO
 
-    def __init__(self, data: bytes, container: Container, limits: Limits) -> None:
+    def __init__(self, data: bytes, container: Container, limits: Limits, track: int = 0) -> None:
         """Open the container and read its header. CorruptMedia if FFmpeg cannot."""
         self._limits = limits
+        self._opened_from = data, container
         self.reason: Reason | None = None
         self._leaning = False
         self._start_s: float | None = None  # what the file says of its first frame
-        self._av = self._open(data, container)
-        self._stream = self._choose()
-        stream = self._stream
+        self._budget = costs.ClipBudget(len(data))
+        self.tracks = 0
+        stream: Any = None
+        if container.demuxer == "mov" and costs.has_great_tables(data, limits):
+            self.reason = Reason.TOO_COSTLY
+        else:
+            self._av = self._open(data, container)
+            stream = self._choose(track)
+        self._stream = stream
         context = stream.codec_context if stream is not None else None
         self.width = int(context.width) if context is not None else 0
         self.height = int(context.height) if context is not None else 0
@@ -92,20 +119,26 @@ class Clip:
         except _FFMPEG_ERRORS as error:
             raise CorruptMedia from error
 
-    def _choose(self) -> Any:
-        """The first video track that is not a cover picture and that can be decoded."""
-        tracks = [
-            stream for stream in self._av.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
-        ]
+    def other(self, track: int) -> "Clip":
+        """Open the same file anew at another of its `tracks`."""
+        return Clip(*self._opened_from, self._limits, track)
+
+    def _choose(self, track: int) -> Any:
+        """A video track that can be decoded; cover pictures come last."""
+        covers = av.stream.Disposition.attached_pic
+        tracks = sorted(self._av.streams.video, key=lambda stream: bool(stream.disposition & covers))
         playable = [stream for stream in tracks if stream.codec_context is not None]
+        self.tracks = len(playable)
+        if len(playable) < len(tracks):
+            self.reason = Reason.UNSUPPORTED_CODEC
         if not playable:
             self.reason = Reason.UNSUPPORTED_CODEC if tracks else Reason.NO_VIDEO
             return None
-        playable[0].thread_type = "NONE"
-        return playable[0]
+        playable[track].thread_type = "NONE"
+        return playable[track]
 
     def _stated_duration_s(self) -> float | None:
-        return float(self._av.duration) / av.time_base if self._av.duration else None
+        return float(self._av.duration) / av.time_base if self.tracks and self._av.duration else None
 
     def frames(self, sampling: Sampling, spans: Spans = ()) -> Iterator[Frame]:
         """Yield frames: each 0.1 s when dense, of the spans too when close; key frames, or more if few, when sparse."""
@@ -212,10 +245,10 @@ class Clip:
                 return
             if time_s + 1e-6 < due_s and time_s >= shown_s:
                 continue  # unless the times have jumped back: nothing may hide behind a jump
-            shown = _to_frame(frame, time_s)
+            shown = _shown(frame, time_s)
             if due_s == -math.inf:
-                self.height, self.width = shown.pixels.shape[:2]  # upright
-            yield shown
+                self.height, self.width = shown[0].pixels.shape[:2]  # upright
+            yield from shown
             shown_s = time_s
             due_s = (time_s + 1e-6) // spacing_s * spacing_s + spacing_s if spacing_s else time_s
 
@@ -237,6 +270,8 @@ class Clip:
             self.reason = Reason.TOO_MANY_PIXELS
         elif time_s > self._limits.max_duration_s:
             self.reason = Reason.TOO_LONG
+        elif not self._budget.takes(frame.width * frame.height):
+            self.reason = Reason.TOO_MANY_FRAMES
         else:
             return False
         return True

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     UNSUPPORTED_CODEC = "unsupported_codec"
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TIMED_OUT = "decoder_timed_out"
+    TOO_COSTLY = "too_costly"
 
 
 class StaydownError(Exception):

@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hashing.clips import Clip
 from hashing.contrast import TOLD_DTYPE, Contrasts, Tells, Told, contrasts, tell_apart
 from hashing.edges import Plane
 from hashing.errors import MediaTooLarge, UnsupportedMedia
 from hashing.evidence import EVIDENCE_DTYPE, Evidence, Pairs, confirm
 from hashing.keypoints import plane_of
-from hashing.media import Container, Limits, Sampling, Source, Spans, sniff
+from hashing.media import Container, Limits, Sampling, Spans, sniff
+from hashing.parts import Parts
 from hashing.signals import Kind, Media, Signal, SignalType, Sketches
-from hashing.stills import Still
 from hashing.video import hash_frames
 
 DEFAULT_TYPES = frozenset({SignalType.SHA256, SignalType.MD5, SignalType.PDQ})
@@ -51,16 +50,12 @@ def admit(data: bytes, limits: Limits) -> Container:
     return sniff(data)
 
 
-def _open(data: bytes, container: Container, limits: Limits) -> Source:
-    return Clip(data, container, limits) if container.demuxer else Still(data, limits)
-
-
 def hash_pictures(data: bytes, plan: Plan) -> tuple[Signal, tuple[Plane, ...]]:
     """Hash what the media shows; `exact` stays empty and `media.sha256` None.
 
     The planes belong to the signal's sketches, one each, for `confirm_pairs`.
     """
-    source = _open(data, admit(data, plan.limits), plan.limits)
+    source = Parts(data, admit(data, plan.limits), plan.limits)
     found = hash_frames(source.frames(plan.sampling, plan.spans), plan.sampling, plan.types)
     duration_s = source.duration_s if source.kind is Kind.VIDEO else None
     media = Media(source.kind, None, source.width or None, source.height or None, duration_s, found.count)
@@ -78,7 +73,7 @@ def lay_over(data: bytes, plan: Plan, references: Sketches) -> Contrasts:
 
     UnsupportedMedia, CorruptMedia, MediaTooLarge.
     """
-    frames = _open(data, admit(data, plan.limits), plan.limits).frames(plan.sampling)
+    frames = Parts(data, admit(data, plan.limits), plan.limits).frames(plan.sampling)
     return contrasts((plane_of(frame) for frame in frames), references)
 
 

@@ -8,8 +8,6 @@ A worker has no settings, keys or bank from its start, and locks itself in (`cag
 
 import queue
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,14 +24,13 @@ from hashing.contrast import CONTRAST_DTYPE, MAX_CONTRASTS, TOLD_DTYPE, Contrast
 from hashing.errors import MediaError, Reason, SandboxMissing, StaydownError, UnhashableMedia
 from hashing.evidence import EVIDENCE_DTYPE, Evidence, Pairs
 from hashing.hasher import Plan, admit, digests, with_digests
+from hashing.nursery import Nursery
 from hashing.signals import Kind, Media, Signal, Sketches, no_frames
 
-# PDQ's matrices are small: two BLAS threads wait for each other, and cost twice the processor time.
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _Rows = NDArray[np.void]
 T = TypeVar("T")
 GRACE_S = 2.0
-START_S = 60.0  # of a worker, on a machine that is very busy
+START_S = 60.0  # until a worker is locked in, on a machine that is very busy
 ITEMS_A_WORKER = 2000  # then it is replaced, whatever its decoders may have leaked
 
 
@@ -48,15 +45,14 @@ class _Failed(Exception):
 class _Worker:
     """One process and the socket to it."""
 
-    def __init__(self, environment: Mapping[str, str] | None, sandbox: Sandbox) -> None:
+    def __init__(self, nursery: Nursery) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-P", "-m", "hashing.worker", str(theirs.fileno()), sandbox],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={**(environment or {}), **_ONE_THREAD},
-            )  # fmt: skip
+            try:
+                self._process = nursery.born(theirs)
+            except OSError as error:
+                self._socket.close()
+                raise _Failed(_reason_of(error)) from error
         self._stream = self._socket.makefile("rb")
         self.items = 0
         self._layers: frozenset[str] | None = None
@@ -74,7 +70,7 @@ class _Worker:
     @property
     def alive(self) -> bool:
         """Not ended from outside, as by a system short of memory, while it was idle."""
-        return self._process.poll() is None
+        return self._process.alive
 
     def send(self, data: bytes, plan: Plan) -> None:
         self.items += 1
@@ -207,17 +203,16 @@ class Pool:
 
         SandboxMissing if that is asked for and cannot be; UnhashableMedia if they do not start.
         """
-        self._environment, self._sandbox = environment, sandbox
+        self._sandbox, self._nursery = sandbox, Nursery(environment, sandbox)
         self.workers = workers
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._busy: set[_Worker] = set()
         self._ended, self._lock = False, threading.Lock()
-        for _ in range(workers):
-            self._idle.put(_Worker(environment, sandbox))
         try:
             self.layers = self._first_layers()
         except StaydownError:
             self._end_idle()
+            self._nursery.close()
             raise
 
     def hash_media(self, data: bytes, plan: Plan) -> Signal:
@@ -276,7 +271,11 @@ class Pool:
             if self._ended:
                 self._idle.put(worker)  # for whoever waits beside this call
                 raise _Failed(Reason.DECODER_CRASHED)
-            worker = worker or _Worker(self._environment, self._sandbox)
+            try:
+                worker = worker or _Worker(self._nursery)
+            except _Failed:
+                self._idle.put(None)
+                raise
             self._busy.add(worker)
         try:
             self._check(worker.layers())
@@ -290,8 +289,10 @@ class Pool:
             raise SandboxMissing(f"decoders cannot be locked in: no {', '.join(missing)} here; see STAYDOWN_SANDBOX")
 
     def _first_layers(self) -> frozenset[str]:
-        """Return which layers of the cage hold in all of the workers."""
+        """Start the workers, and return which layers of the cage hold in all of them."""
         try:
+            for _ in range(self.workers):
+                self._idle.put(_Worker(self._nursery))
             held = [worker.layers() for worker in self._idle.queue if worker is not None]
         except _Failed as failure:
             raise UnhashableMedia(failure.reason) from failure
@@ -321,6 +322,7 @@ class Pool:
                 worker.end()
         last.cancel()
         self._ended = True
+        self._nursery.close()
         self._idle.put(None)  # goes from one call that still waits to the next
 
     def _give_up(self) -> None:

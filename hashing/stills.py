@@ -12,12 +12,13 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pillow_heif
 from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, ImageOps
 
+from hashing import costs
 from hashing.errors import CorruptMedia, Reason
 from hashing.media import Frame, Limits, Pixels, Sampling, Spans
 from hashing.signals import Kind
@@ -28,13 +29,14 @@ ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _ORIENTATION = 0x0112  # the EXIF tag
 _ON_ITS_SIDE = {5, 6, 7, 8}  # its values with which height and width change places
 _SPARED_SIDE = 512  # a query's JPEG is not decoded smaller than this
+_MPO = b"MPF\0"  # in files of several JPEGs
 DEFAULT_FRAME_S = 0.1  # what browsers show for a missing or tiny duration
 _PILLOW_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")  # MPO is opened as JPEG
 
 # Pillow raises many classes on hostile files; this is their list, caught in this file alone.
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
                   EOFError, OverflowError, RuntimeError, AttributeError, ZeroDivisionError,
-                  MemoryError, NotImplementedError, ImageCms.PyCMSError, struct.error,
+                  MemoryError, NotImplementedError, ImageCms.PyCMSError, struct.error, AssertionError,
                   Image.DecompressionBombError)  # fmt: skip
 
 pillow_heif.register_heif_opener(thumbnails=False)
@@ -101,27 +103,27 @@ class Still:
 
     def __init__(self, data: bytes, limits: Limits) -> None:
         """Read the header only. CorruptMedia if Pillow cannot."""
-        self._data, self._limits = data, limits
+        self._limits = limits
+        self._data, cut = costs.few_scans(data) if data.startswith(b"\xff\xd8") else (data, False)
         self._whole = True
         self._full: tuple[int, int] | None = None  # of the picture decoded last, upright, if it was decoded smaller
-        self.reason: Reason | None = None
+        self.reason: Reason | None = Reason.TOO_COSTLY if cut else None
         self.duration_s: float | None = None
-        self._image, self._count = self._opened()
+        self._image, moves = self._opened()
         self.width, self.height = self._image.size  # upright once the first picture is decoded
-        animated = self._image.format in ANIMATED and self._count > 1
-        self.kind = Kind.VIDEO if animated else Kind.IMAGE
+        self.kind = Kind.VIDEO if moves else Kind.IMAGE
 
-    def _opened(self) -> tuple[Image.Image, int]:
+    def _opened(self) -> tuple[Image.Image, bool]:
         opened = partial(_open, self._data)
         try:
             image = self._salvage(opened, opened)
-            return image, self._act(partial(_count, image))
+            return image, self._act(partial(_moves, image))
         except Image.DecompressionBombError:
             self.reason = Reason.TOO_MANY_PIXELS
-            return Image.new("L", (0, 0)), 0
+            return Image.new("L", (0, 0)), False
         except _PILLOW_ERRORS:  # a later picture is broken; a viewer still shows the first
             self.reason = Reason.TRUNCATED
-            return self._salvage(opened, opened), 1
+            return self._salvage(opened, opened), False
 
     def _act(self, action: Callable[[], T]) -> T:
         """Call Pillow: its warnings are silent, and its own guard holds where a file grows inside."""
@@ -149,7 +151,7 @@ class Still:
     def frames(self, sampling: Sampling, spans: Spans = ()) -> Iterator[Frame]:
         """Yield the pictures, all of them at any sampling; a query's JPEG is decoded no further than is looked at."""
         self._whole = sampling is Sampling.DENSE
-        if not self._limits.allow(self.width, self.height):
+        if not self.width or not self._limits.allow(self.width, self.height):  # 0: its header was not even read
             self.reason = Reason.TOO_MANY_PIXELS
             return
         if self.kind is Kind.VIDEO:
@@ -158,22 +160,33 @@ class Still:
             yield from self._stills()
 
     def _stills(self) -> Iterator[Frame]:
-        for number in range(min(self._count, self._limits.max_stills)):
+        budget = costs.still_budget(len(self._data))
+        for number in range(self._limits.max_stills + 1):
             try:
+                if number and (self._image.format == "MPO" or not self._reaches(number)):
+                    return
+                if number == self._limits.max_stills:
+                    self.reason = Reason.TOO_MANY_FRAMES
+                    return
+                if not budget.takes(_pixels(self._image)):
+                    raise Image.DecompressionBombError
                 pictures = self._salvage(partial(self._picture, number), partial(self._reopened, number))
-            except Image.DecompressionBombError:
-                self.reason = Reason.TOO_MANY_PIXELS
-                return
-            except CorruptMedia:
-                if not number:
+            except (CorruptMedia, *_PILLOW_ERRORS) as error:
+                if not number and isinstance(error, CorruptMedia):
                     raise
-                self.reason = Reason.TRUNCATED
+                self.reason = _reason_of(error)
                 return
             if not number:
                 self.height, self.width = self._full or pictures[0].shape[:2]
             yield from (Frame(picture, full=self._full) for picture in pictures)
-        if self._count > self._limits.max_stills:
-            self.reason = Reason.TOO_MANY_FRAMES
+
+    def _reaches(self, number: int) -> bool:
+        """Go to a picture; False if there is none. Nothing is counted before: that alone can take minutes."""
+        try:
+            self._act(partial(self._image.seek, number))
+        except EOFError:
+            return False
+        return True
 
     def _picture(self, number: int) -> list[Pixels]:
         self._image.seek(number)
@@ -190,13 +203,14 @@ class Still:
         return self._picture(number)
 
     def _animation(self) -> Iterator[Frame]:
-        pixels = self._count * self.width * self.height
-        if pixels > self._limits.max_pixels * 64 or self._count > self._limits.max_frames:
-            self.reason = Reason.TOO_MANY_FRAMES
-            return
-        clock_s = 0.0
+        clock_s, budget = 0.0, costs.moving_budget(len(self._data))
         try:
-            for number in range(self._count):
+            for number in range(self._limits.max_frames + 1):
+                if not self._reaches(number):
+                    break
+                if number == self._limits.max_frames or not budget.takes(_moving_pixels(self._image)):
+                    self.reason = Reason.TOO_MANY_FRAMES
+                    break
                 yield from (Frame(picture, clock_s) for picture in self._act(partial(self._shown, number)))
                 clock_s += _duration_s(self._image)
         except _PILLOW_ERRORS as error:
@@ -226,9 +240,39 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
 
 
-def _count(image: Image.Image) -> int:
-    """Return how many pictures a viewer would show: of an MPO, the first."""
-    return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+def _moves(image: Image.Image) -> bool:
+    return image.format in ANIMATED and bool(getattr(image, "is_animated", False))
+
+
+def _pixels(image: Image.Image) -> int:
+    """Return how many pixels in colour are to be decoded: twice those of a picture that is shown twice."""
+    if _has_alpha(image):
+        return 2 * image.width * image.height
+    return 0 if image.mode in {"1", "L", "P"} else image.width * image.height
+
+
+def _moving_pixels(image: Image.Image) -> int:
+    return max(image.width * image.height * (1 + _has_alpha(image)), costs.LEAST_MOVING_PIXELS)
+
+
+def jpegs_behind(data: bytes) -> Iterator[bytes]:
+    """Yield the other pictures of an MPO file, as far as it says where they are."""
+    if _MPO not in data:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        starts = list(_starts(data))
+    yield from (data[start:] for start in starts)
+
+
+def _starts(data: bytes) -> Iterator[int]:
+    try:
+        image: Any = _open(data)
+        for number in range(1, int(image.n_frames) if image.format == "MPO" else 0):
+            image.seek(number)
+            yield int(image.offset)
+    except _PILLOW_ERRORS:
+        return
 
 
 def _reason_of(error: Exception) -> Reason:

@@ -85,16 +85,18 @@ class _Sketcher:
     def __init__(self, sampling: Sampling) -> None:
         self._query = sampling is not Sampling.DENSE
         self._spacing_s = CLOSE_SKETCH_SPACING_S if sampling is Sampling.CLOSE else SKETCH_SPACING_S
-        self._due_s = -math.inf
+        self._due_s = self._seen_s = -math.inf
         self.rows: list[Sketches] = []
         self.planes: list[GreyPlane] = []
 
     def add(self, frame: Frame) -> None:
-        if frame.timestamp_s < self._due_s:
+        again = frame.timestamp_s < self._seen_s  # another track, or times that jump back: nothing may hide behind it
+        self._seen_s = frame.timestamp_s
+        if frame.timestamp_s < self._due_s and not again:
             return
         if len(self.rows) >= (2 * MAX_QUERY_SKETCHES if self._query else MAX_SKETCHES):
             self._thin()
-            if not frame.timestamp_s >= self.rows[-1]["timestamp_s"][0] + self._spacing_s:
+            if not again and not frame.timestamp_s >= self.rows[-1]["timestamp_s"][0] + self._spacing_s:
                 return
         self._due_s = frame.timestamp_s + self._spacing_s
         plane = plane_of(frame)

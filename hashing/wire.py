@@ -53,6 +53,7 @@ REQUEST = struct.Struct(f"<4sBIQQdIId{2 * MAX_SPANS}d")
 CONFIRM = struct.Struct(f"<4sI{REQUEST.size - 8}x")  # as long as a request
 LAY = struct.Struct(f"<4sIQ{REQUEST.size - 16}x")
 ANSWER = struct.Struct("<4sBBBIIdIII")
+BORN = struct.Struct("<I")  # the number of a worker's process, as the zygote says it
 _ASK, _ASK_CONFIRM, _TELL = b"sdq1", b"sdc1", b"sda1"
 _ASK_APART, _ASK_LAID = b"sdt1", b"sdl1"
 MAX_PAIRS = 256

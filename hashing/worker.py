@@ -1,16 +1,15 @@
-"""The process in which media is decoded: `python -m hashing.worker FD SANDBOX`.
+"""The process in which media is decoded, forked from the zygote, which has loaded what it needs (`prepare`).
 
-It loads what it will need, locks itself in (`cage`), and says by its first byte which layers hold.
-Then it reads a request from the socket FD, answers with one record, and starts again; ends when
-the other side closes. It holds no bank, no key and no settings. An error that is not a
-MediaError ends the process: the pool turns that into `decoder_crashed`.
+It locks itself in (`cage`), and says by its first byte which layers hold. Then it reads a request
+from its socket, answers with one record, and starts again; ends when the other side closes. It
+holds no bank, no key and no settings. An error that is not a MediaError ends the process: the
+pool turns that into `decoder_crashed`.
 """
 
 import encodings
 import importlib
 import pkgutil
 import socket
-import sys
 
 import av.logging
 import cv2
@@ -102,15 +101,14 @@ def _rehearse(data: bytes, plan: Plan) -> None:
     lay_over(data, plan, signal.sketches)
 
 
-def main() -> None:
-    """Prepare the process: no threads of its own, no words on stderr, and from then on nothing but its socket."""
+def prepare() -> None:
+    """Load and do all that workers will; no words on stderr, one thread."""
     cv2.setNumThreads(1)
     av.logging.set_level(None)
     _load()
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    channel.sendall(wire.pack_layers(lock(Sandbox(sys.argv[2]))))
+
+
+def serve(channel: socket.socket, sandbox: Sandbox) -> None:
+    """Lock this process in, say which layers hold, and answer requests; from then on it has nothing but its socket."""
+    channel.sendall(wire.pack_layers(lock(sandbox)))
     run(channel)
-
-
-if __name__ == "__main__":
-    main()

@@ -207,6 +207,8 @@ def turn(engine: Engine, what: Turn) -> Iterator[Callable[[], bool] | None]:
         connection.autocommit = True
         got = connection.execute(f"SELECT pg_try_advisory_lock({_TURN_KEYS[what]})").fetchone()[0]
         yield (lambda: connection.execute("SELECT 1").fetchone() is not None) if got else None
+        if got:  # its server ends a closed connection when it comes to it: the next turn would be in vain till then
+            connection.execute(f"SELECT pg_advisory_unlock({_TURN_KEYS[what]})")
 
 
 def truncate_log(engine: Engine) -> None:

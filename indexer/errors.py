@@ -165,3 +165,6 @@ class StoreBroken(IndexerError):
     """The store cannot be opened, read or written."""
 
     code = "store_broken"
+
+
+NO_INPUTS_FAULT = StoreBroken, SearchUnavailable, IndexNotReady  # what is asked later may well be answered

@@ -176,7 +176,9 @@ class FrameMatcher:
     def near(self, kind: SignalType, signals: Sequence[Signal], banks: Sequence[Bank]) -> Near | None:
         """Search one type in these banks; None if nothing of it is near."""
         users = [bank for bank in banks if kind in bank.signal_types]
-        rows, whose = asked_rows(kind, signals if users else ())
+        if not users:
+            return None
+        rows, whose = asked_rows(kind, signals)
         if not len(rows):
             return None
         radius = max(POLICIES[bank.policy].radius_bits(kind) for bank in users)

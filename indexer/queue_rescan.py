@@ -16,7 +16,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from indexer.engines import sync_folder
-from indexer.errors import InvalidManifest
+from indexer.errors import NO_INPUTS_FAULT, InvalidManifest
 from indexer.exchange.manifest import Item, ready_hash
 from indexer.queue import Defer, Queue, QueuedRescan, Range
 from indexer.rescan import (
@@ -270,7 +270,11 @@ class QueueWork:
         tries, text = task.tried()
         if tries < TRIES:
             self.queue.rewrite(rescan_id, task.number, text)
-            ((_, (result,)),) = in_parallel([[task]], check, 1, self.patience)
+            try:
+                ((_, (result,)),) = in_parallel([[task]], check, 1, self.patience)
+            except NO_INPUTS_FAULT:
+                self.queue.rewrite(rescan_id, task.number, task.text)  # this time does not count
+                raise
         else:
             result = unhashable(LOST)
         self.queue.settle(rescan_id, [(task.number, json.dumps(result))])

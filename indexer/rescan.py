@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from hashing.errors import StaydownError
-from indexer.errors import InvalidManifest, StoreBroken
+from indexer.errors import NO_INPUTS_FAULT, InvalidManifest
 from indexer.exchange.manifest import Item
 
 Result = dict[str, Any]
@@ -102,14 +102,14 @@ def together(inputs: Iterable[T], hashes: Callable[[T], int]) -> Iterator[list[T
 def guarded(check: Callable[[Sequence[T]], list[Result]]) -> Callable[[Sequence[T]], list[Result]]:
     """Turn what a check raises into results: the batch-item boundary.
 
-    Which of many inputs it is that fails is found by asking for one after the other. A broken
-    store is no input's fault: it ends the batch, which can be resumed.
+    Which of many inputs it is that fails is found by asking for one after the other. What is no
+    input's fault, a broken store for one, ends the batch, which can be resumed.
     """
 
     def run(items: Sequence[T]) -> list[Result]:
         try:
             return check(items)
-        except StoreBroken:
+        except NO_INPUTS_FAULT:
             raise
         except StaydownError as error:
             word = error.word

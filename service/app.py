@@ -86,7 +86,8 @@ def _probing(engine: Engine, found: Metrics) -> Probing:
     def note(key: Key, content_id: str, bits: int) -> None:
         engine.ledger.log_read(key.key_id, "probing.seen", content_id, bits=bits)
 
-    return Probing(engine.record, engine.settings.probing_bits, stop, note, found.probing.inc)
+    bits, stops_media = engine.settings.probing_bits, engine.settings.probing_stops_media
+    return Probing(engine.record, bits, stop, note, found.probing.inc, stops_media=stops_media)
 
 
 @asynccontextmanager

@@ -80,7 +80,7 @@ def requires(permission: Permission) -> Any:
         if not allows(key, permission):
             raise Forbidden
         if permission in WATCHED:
-            request.app.state.probing.refuse(key)
+            request.app.state.probing.refuse(key, media=permission is Permission.CHECK)
         if (name := request.path_params.get("bank")) is not None:
             await check_reach(request, key, [name])
         return key

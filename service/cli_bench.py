@@ -37,12 +37,15 @@ def bench(
     compare: Annotated[Path | None, typer.Option(metavar="OLD.json", help="an earlier report; a fall fails")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the report; else benchmarks/results")] = None,
     only: Annotated[list[str] | None, typer.Option(help="a section of the suite; may be repeated")] = None,
+    peers_python: Annotated[Path | None, typer.Option(metavar="PYTHON", help="a Python with other libraries")] = None,
+    hma: Annotated[Path | None, typer.Option(metavar="FOLDER", help="HMA's repository and its venv")] = None,
 ) -> None:
     """Measure this machine: hashing, search, checks, HTTP, rescans, beside peers and physical limits."""
     run = suite(CLONE)
     unknown = sorted(set(only or ()) - set(run.MODULES))
     if unknown:
         _end(f"there is no section {', '.join(unknown)}, but {', '.join(run.MODULES)}")
+    run.name_peers(peers_python, hma)
     try:
         raise typer.Exit(run.run(only or run.MODULES, short=short, compare=compare, out=out or run.RESULTS))
     except ValueError as error:  # the earlier report

@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 
 from hashing.errors import StaydownError
-from indexer.errors import IndexNotReady, SearchUnavailable, StoreBroken, UnknownBank
+from indexer.errors import NO_INPUTS_FAULT, SearchUnavailable, UnknownBank
 from indexer.exchange.manifest import Item, is_link
 from indexer.matcher import Answer
 from service import answers
 from service.engine import Engine
 
-_NO_INPUTS_FAULT = (IndexNotReady, SearchUnavailable, UnknownBank)
+_OF_ALL = UnknownBank, SearchUnavailable  # of inputs that are judged together
 
 
 def read(engine: Engine, item: Item) -> bytes:
@@ -34,18 +34,32 @@ def _answers(engine: Engine, banks: list[str] | None, items: Sequence[Item]) -> 
 
 
 def verdicts(engine: Engine, banks: list[str] | None, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Judge inputs together, by the same calls as the HTTP service; what cannot be read is unhashable."""
+    """Judge inputs together, by the same calls as the HTTP service; what cannot be read is unhashable.
+
+    NO_INPUTS_FAULT are raised.
+    """
     try:
         answered = _answers(engine, banks, items)
-    except StoreBroken:
-        raise
     except (StaydownError, OSError) as error:
-        if len(items) > 1 and not isinstance(error, _NO_INPUTS_FAULT):
+        word = fault_of(engine, error)
+        if len(items) > 1 and not isinstance(error, _OF_ALL):
             return [found for item in items for found in verdicts(engine, banks, [item])]
-        return [answers.unjudged(uuid.uuid4().hex, word_of(error), engine.index.revision) for _ in items]
+        return [answers.unjudged(uuid.uuid4().hex, word, engine.index.revision) for _ in items]
     return [answers.verdict_out(each, uuid.uuid4().hex, evidence=True).model_dump(mode="json") for each in answered]
 
 
 def word_of(error: Exception) -> str:
     """Return the one word for what went wrong with an input."""
     return error.word if isinstance(error, StaydownError) else "unreadable_file"
+
+
+def fault_of(engine: Engine, error: Exception) -> str:
+    """Return the one word for what went wrong with an input; NO_INPUTS_FAULT are raised.
+
+    A search that fails while its back-end answers is the input's own: it would fail for ever.
+    """
+    if isinstance(error, SearchUnavailable):
+        engine.probe_search()
+    elif isinstance(error, NO_INPUTS_FAULT):
+        raise error
+    return word_of(error)

@@ -1,9 +1,9 @@
 """Hash look-ups that arrive at the same time are judged together: while a batch is judged, the next one gathers.
 
-Nobody waits for company: a look-up that finds nobody at work is judged at once, alone. One that
-does waits for the batch before its own, and no longer. One thread computes so, where several
-would only take the interpreter from one another. Long lists of hashes are not judged here: they
-would keep the others waiting.
+Nobody waits for company that is not there: a look-up that finds nobody at work is judged at once,
+with those that arrived with it. One that does waits for the batch before its own, and no longer.
+One thread computes so, where several would only take the interpreter from one another. Long lists
+of hashes are not judged here: they would keep the others waiting.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from service.engine import Keep
 
 MAX_BATCH = 64
 MAX_HASHES = 64  # of a look-up
+_TURNS = 3  # of the event loop, which take microseconds: what has arrived already gets through to here
 
 
 def watched(request: Request, key: Key, keep: Keep) -> Keep:
@@ -97,6 +98,8 @@ class Lookups:
     async def _work(self) -> None:
         try:
             while self._waiting:
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 await self._judge([pair for pair in batch if not pair[1].done()])  # who has left is not asked for
         finally:

@@ -7,8 +7,10 @@ of information. Copies that lie well inside of a threshold, and hashes that are 
 nothing. Only memory has this: digests of what was asked, by a key of this process, and for a minute
 at most the hashes of contents near which much was asked.
 
-Where that is too much, every key of the tenant that asks there is stopped: refused at every check,
+Where that is too much, every key of the tenant that asks there is stopped: refused at every look-up,
 whatever it asks. Were it refused near one content alone, the refusal would be the next edge to walk along.
+Of media it is told only, unless it is set otherwise: what a platform checks is sent by others, and whoever
+uploads could take the platform's protection away. Media is counted by itself, for the same reason.
 """
 
 import hashlib
@@ -50,6 +52,14 @@ class Step:
     edge: Edge
     inside: bool
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Those whose answers are counted together, and whether too many of them stop a key."""
+
+    name: str
+    stops: bool
 
 
 class _Walk:
@@ -106,11 +116,12 @@ class Probing:
 
     def __init__(
         self, record: Record, budget_bits: int, stop: Callable[[Key, str, int], str],
-        note: Callable[[Key, str, int], None], alarmed: Callable[[], None], clock: Callable[[], float] = time.monotonic,
+        note: Callable[[Key, str, int], None], alarmed: Callable[[], None], *, stops_media: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """`stop` stops a key because of a content and says until when, `note` notes one that is not to be stopped."""
         self._record, self._budget_bits, self._clock = record, budget_bits, clock
-        self._stop, self._note, self._alarmed = stop, note, alarmed
+        self._stop, self._note, self._alarmed, self._stops_media = stop, note, alarmed, stops_media
         self._walks: dict[str, dict[str, _Walk]] = {}
         self._codes: dict[str, tuple[Codes, float]] = {}
         self._stopped: dict[str, tuple[float, str]] = {}
@@ -118,8 +129,10 @@ class Probing:
 
     # What a door asks
 
-    def refuse(self, key: Key) -> None:
+    def refuse(self, key: Key, *, media: bool) -> None:
         """Refuse a key that is stopped; ProbingSuspected."""
+        if media and not self._stops_media:
+            return
         until = key.stopped_until
         if key.key_id in self._stopped:
             at, here = self._stopped[key.key_id]
@@ -134,14 +147,15 @@ class Probing:
         """Take in an answer before it is given; ProbingSuspected instead. Says whether distances may go with it."""
         if not self._budget_bits:
             return True
-        near = self._concerned(key, answer)
+        asker = self._asker(key, signal)
+        near = self._concerned(asker, answer)
         steps = {content_id: self._steps(signal, content_id, *about) for content_id, about in near.items()}
         with self._lock:
-            found = [name for name, taken in steps.items() if taken and self._taken(key, name, near[name][0], taken)]
-            may_tell = self._may_tell(key, signal, answer)
+            found = [name for name, taken in steps.items() if taken and self._taken(asker, name, near[name][0], taken)]
+            may_tell = self._may_tell(key, asker, signal, answer)
             self._bound()
         for content_id in found:
-            self._alarm(key, content_id)
+            self._alarm(key, asker, content_id)
         return may_tell
 
     def forget(self) -> None:
@@ -152,10 +166,18 @@ class Probing:
 
     # What was asked
 
-    def _concerned(self, key: Key, answer: Answer) -> dict[str, tuple[str, Match | None]]:
+    def _asker(self, key: Key, signal: Signal) -> _Asker:
+        """Return whose answers are counted together: all of a tenant's, but of those who are shown all anyway."""
+        if key.role in _TELLS_ALL:
+            return _Asker(f"key/{key.key_id}", stops=False)
+        if signal.media.kind is not Kind.HASHES and not self._stops_media:
+            return _Asker(f"media/{key.tenant}", stops=False)
+        return _Asker(f"tenant/{key.tenant}", stops=True)
+
+    def _concerned(self, asker: _Asker, answer: Answer) -> dict[str, tuple[str, Match | None]]:
         """Return the contents whose edges may be near: those that match, and those near which much was asked."""
         with self._lock:
-            mine = self._walks.get(_asker(key), {})
+            mine = self._walks.get(asker.name, {})
             hot = sorted((-walk.hashes, name) for name, walk in mine.items() if walk.hashes >= _HOT_FROM)[:_HOT]
             near: dict[str, tuple[str, Match | None]] = {name: (mine[name].bank, None) for _, name in hot}
         return near | {match.content_id: (match.bank, match) for match in answer.matches}
@@ -199,9 +221,9 @@ class Probing:
 
     # What it comes to
 
-    def _taken(self, key: Key, content_id: str, bank: str, steps: Iterable[Step]) -> bool:
+    def _taken(self, asker: _Asker, content_id: str, bank: str, steps: Iterable[Step]) -> bool:
         """Add steps to a walk; say whether too much was told by now."""
-        walk = self._walk(_asker(key), content_id, bank)
+        walk = self._walk(asker.name, content_id, bank)
         for step in steps:
             walk.add(step)
         return walk.bits >= self._budget_bits
@@ -209,14 +231,14 @@ class Probing:
     def _walk(self, subject: str, content_id: str, bank: str) -> _Walk:
         return self._walks.setdefault(subject, {}).setdefault(content_id, _Walk(bank))
 
-    def _may_tell(self, key: Key, signal: Signal, answer: Answer) -> bool:
+    def _may_tell(self, key: Key, asker: _Asker, signal: Signal, answer: Answer) -> bool:
         """Say whether exact distances may be told: with them, a few dozens of answers are enough."""
         if key.role in _TELLS_ALL:
             return True
         digest, walks = self._digest(signal.frames.tobytes()), []
         for match in answer.matches:
             if match.signal_type in KINDS:
-                walks.append(self._walk(_asker(key), match.content_id, match.bank))
+                walks.append(self._walk(asker.name, match.content_id, match.bank))
         for walk in walks:
             if len(walk.told) <= MOST_TOLD:
                 walk.told.add(digest)
@@ -232,16 +254,15 @@ class Probing:
             del self._walks[who][name]
         self._walks = {who: walks for who, walks in self._walks.items() if walks}
 
-    def _alarm(self, key: Key, content_id: str) -> None:
+    def _alarm(self, key: Key, asker: _Asker, content_id: str) -> None:
         with self._lock:
-            walk = self._walk(_asker(key), content_id, "")
+            walk = self._walk(asker.name, content_id, "")
             bits, known, walk.alarmed = round(walk.bits), walk.alarmed, True
-        told = key.role in _TELLS_ALL
-        if told and known:
+        if known and not asker.stops:
             return
-        log().warning("probing suspected", key_id=key.key_id, content_id=content_id, bits=bits, stopped=not told)
+        log().warning("probing suspected", key_id=key.key_id, content_id=content_id, bits=bits, stopped=asker.stops)
         self._alarmed()
-        if told:
+        if not asker.stops:
             self._note(key, content_id, bits)
             return
         until = self._stop(key, content_id, bits)
@@ -252,7 +273,7 @@ class Probing:
         """Begin anew with a key that a person let go."""
         with self._lock:
             self._stopped.pop(key.key_id, None)
-            self._walks.pop(_asker(key), None)
+            self._walks.pop(f"tenant/{key.tenant}", None)
 
 
 def _is_firm(match: Match, bank: Bank) -> bool:
@@ -260,11 +281,6 @@ def _is_firm(match: Match, bank: Bank) -> bool:
     if match.verdict is not Verdict.MATCH or match.distance_bits is None or match.signal_type not in KINDS:
         return match.verdict is Verdict.MATCH
     return not POLICIES[bank.policy].edges_near(match.signal_type, match.distance_bits)
-
-
-def _asker(key: Key) -> str:
-    """Return whose answers are counted together: all of a tenant's, but of those who are shown all anyway."""
-    return f"key/{key.key_id}" if key.role in _TELLS_ALL else f"tenant/{key.tenant}"
 
 
 def _left_s(until: str) -> int:

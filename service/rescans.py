@@ -14,7 +14,7 @@ from pydantic import Field
 from hashing.errors import StaydownError
 from hashing.signals import Signal
 from indexer.enroll import ReadyHash
-from indexer.errors import StoreBroken
+from indexer.errors import NO_INPUTS_FAULT
 from indexer.jobs import Rescan, RescanItem
 from indexer.keys import Key
 from indexer.matcher import Answer
@@ -23,6 +23,7 @@ from service.api import body_of, engine_of, in_thread, read_model
 from service.auth import Permission, allows, check_reach, requires
 from service.engine import Engine
 from service.errors import Forbidden, InvalidRequest, UnknownRescan
+from service.inputs import fault_of
 from service.logs import log
 from service.probing import Probing
 
@@ -87,7 +88,7 @@ class RescanWorker:
         while not self._ended.is_set():
             try:
                 done = self._some()
-            except StoreBroken as error:  # it may come back
+            except NO_INPUTS_FAULT as error:  # they may come back
                 log().error("rescans wait", code=error.word)
                 done = 0
             if not done:
@@ -104,21 +105,19 @@ class RescanWorker:
         return len(items)
 
     def _result(self, item: RescanItem) -> dict[str, Any]:
-        """Check one item: whatever goes wrong with it is its result, but a store that is gone."""
+        """Check one item: whatever goes wrong with it is its result, but a store or a search that is gone."""
         request_id = f"{item.rescan_id}-{item.number}"
         try:
             return self._check(item, request_id)
-        except StoreBroken:
-            raise
         except StaydownError as error:
-            word = error.word
+            word = fault_of(self._engine, error)
         except Exception:  # the batch-item boundary of rescans over HTTP
             word = "internal_error"
         return answers.unjudged(request_id, word, self._engine.index.revision)
 
     def _check(self, item: RescanItem, request_id: str) -> dict[str, Any]:
         key = self._engine.keys.find(item.key_id)
-        self._probing.refuse(key)
+        self._probing.refuse(key, media="signals" not in item.request)
         told: list[bool] = []
 
         def keep(signal: Signal, answer: Answer) -> None:

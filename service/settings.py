@@ -145,6 +145,9 @@ class Settings(BaseModel):
     probing_bits: int = Field(
         64, ge=0, description="bits that a tenant may learn of one content's hash before keys are stopped; 0: no watch"
     )
+    probing_stops_media: bool = Field(
+        False, description="whether checks of media can stop a key too, and are refused to one that is stopped"
+    )
     probing_stop_s: float = Field(86_400.0, ge=1, description="how long a key is stopped that learned more")
     request_timeout_s: float = Field(1260.0, gt=0, description="longest time to an answer, the upload included")
     slow_client_s: float = Field(

@@ -135,11 +135,8 @@ def test_every_door_gives_the_same_verdicts() -> None:
     media = end_to_end.Media("photo", (known, other), ("match", "no_match"))
     with end_to_end.opened([media], hashes=40) as doors:
         timings, check = end_to_end.checked(doors, media, end_to_end.PILLOW, end_to_end._decode_pictures, 2)
-        lookups = end_to_end.looked_up(doors, 1)
-        scans, facts = end_to_end.rescanned(doors, media.files, 4, 1)
     assert check.ok, check.detail
-    assert len(report.summarize(report.Section("E", "", (*timings, *lookups, *scans))).ratios) == 5 + 2 + 1
-    assert len(facts) == 2
+    assert len(report.summarize(report.Section("E", "", timings)).ratios) == 5
 
 
 # --- false matches ----------------------------------------------------------------------
@@ -282,7 +279,8 @@ def test_the_command_says_that_the_package_has_no_benchmarks(tmp_path: Path) -> 
 
 
 def test_search_and_loads_become_curves() -> None:
-    curves = growth.by_size((200, 400), 2)
+    curves, weights = growth.by_size((200, 400), 2)
+    assert weights == []  # too small to be weighed
     assert [[point.x for point in curve.points] for curve in curves] == [[200, 400]] * 3
     loads = {1: [Load(2.0, (0.01,) * 98 + (0.5,) * 2)], 2: [Load(1.0, (0.01,) * 100)]}
     per_s, p50, p99 = growth.curves_of_loads("t", loads)

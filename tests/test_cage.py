@@ -167,7 +167,7 @@ def memory(pid: int) -> bytes:
 
 @caged
 @pytest.mark.skipif(platform.system() != "Linux" or os.getuid() != 0, reason="reads another process's memory: root")
-def test_a_worker_holds_nothing_that_this_process_holds() -> None:
+def test_neither_worker_nor_zygote_holds_what_this_process_holds() -> None:
     canary = os.urandom(8).hex().encode() * 4
     os.environ["STAYDOWN_CANARY"] = canary.decode()
     try:
@@ -175,6 +175,7 @@ def test_a_worker_holds_nothing_that_this_process_holds() -> None:
             (worker,) = pool._idle.queue
             assert worker is not None
             assert canary not in memory(worker._process.pid)
+            assert canary not in memory(pool._nursery._zygote.pid)
         child = os.fork()
         if child == 0:
             time.sleep(30)

@@ -22,11 +22,12 @@ from indexer import record as record_module
 from indexer import remote
 from indexer.enroll import Submission
 from indexer.errors import IndexNotReady, SearchUnavailable, TooManyHits
+from indexer.exchange.manifest import Item, ready_hash
 from indexer.index import Index
 from indexer.milvus import FEW, MOST, Milvus
 from indexer.policy import MIN_QUALITY
 from indexer.remote import Remote
-from service import upkeep
+from service import inputs, upkeep
 from service.engine import Engine
 from service.settings import Settings
 
@@ -334,12 +335,16 @@ def test_while_it_hangs_or_is_away_nothing_is_no_match(milvus: MilvusServer, tmp
         began = time.monotonic()
         assert api.post("/v1/check/hashes", signals).is_problem(503, "search_unavailable")
         assert time.monotonic() - began < 4
+        rescan = api.post("/v1/rescans", {"items": [signals]}).json["rescan_id"]
+        with pytest.raises(SearchUnavailable):
+            inputs.verdicts(local.engine, None, [Item("listed", hashes=(ready_hash(signals["signals"][0]),))])
         wait_until(lambda: api.get("/health/ready").status == 503, 10)
         said = api.get("/health/ready").json
         assert (said["status"], said["code"]) == ("search_unavailable", "search_unavailable")
         milvus.resume()
         wait_until(lambda: api.get("/health/ready").status == 200, 10)
         assert api.post("/v1/check/hashes", signals).json["verdict"] == "match"
+        wait_until(lambda: api.get(f"/v1/rescans/{rescan}").json["verdicts"] == {"match": 1}, 10)  # it waited
         milvus.kill()
         assert api.post("/v1/check/hashes", signals).is_problem(503, "search_unavailable")
         wait_until(lambda: api.get("/health/ready").status == 503, 10)

@@ -59,7 +59,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with Local(tmp_path_factory.mktemp("watched")) as local, House(local) as house:
+    with Local(tmp_path_factory.mktemp("watched"), {"probing_stops_media": True}) as local, House(local) as house:
         yield house
 
 
@@ -146,6 +146,22 @@ def test_who_is_stopped_is_refused_everywhere_until_a_person_lets_it_go(watched:
 
 def _metric(text: str, name: str) -> float:
     return float(next(line for line in text.splitlines() if line.startswith(name)).split()[1])
+
+
+def test_who_sends_media_is_told_of_and_not_stopped(tmp_path: Path, photo_jpeg: bytes) -> None:
+    """Or whoever uploads could take a platform's protection away."""
+    name = next(name for name in ATTACKS if name.endswith("check"))
+    with Local(tmp_path) as local, House(local, 6) as house:
+        key_id, client, _ = house.key("check", "platform")
+        assert attack(client, name, SECRETS[0]).guess == SECRETS[0]
+        seen = [one for one in house.entries("probing.seen") if one["actor"] == key_id]
+        assert [one["target"] for one in seen] == [house.contents[0]]
+        looking_id, looking, api = house.key("lookup", "platform")
+        assert looking.check_hashes([signal(near(random.Random(77), SECRETS[0], 30))])[0] == 200, "counted by itself"
+        assert attack(looking, "single bits at the edge", SECRETS[1]).stopped
+        assert [one["target"] for one in house.entries("key.stop")] == [looking_id]
+        assert api.post("/v1/check/hashes", {"signals": [signal(SECRETS[5])]}).is_problem(429, "probing_suspected")
+        assert api.post("/v1/check", photo_jpeg).json["verdict"] == "no_match"
 
 
 def test_a_stop_outlives_the_process_and_ends_by_itself(tmp_path: Path) -> None:

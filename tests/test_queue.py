@@ -293,6 +293,14 @@ def test_an_item_that_kills_its_worker_each_time_is_given_up_and_the_others_are_
     assert found[2]["reason"] == "worker_lost"
 
 
+def test_a_store_that_is_away_for_long_is_no_items_death(queue: Queue) -> None:
+    named(queue, "a", "broken", "c")
+    for _ in range(2 * TRIES):
+        with pytest.raises(StoreBroken):
+            run(queue, (0, 3), again=True)
+    assert dict(queue.items("r_1", (0, 3)))[1] == '{"name": "broken", "path": null, "hashes": []}'
+
+
 def test_what_nobody_can_read_kills_nobody(queue: Queue, store: Store) -> None:
     named(queue, "a", "b")
     with store.work() as connection:

@@ -149,7 +149,8 @@ def test_a_worker_that_died_while_idle_costs_nobody_an_answer(jpeg: bytes) -> No
     with Pool(1) as pool:
         (pid,) = pids(pool)
         os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.005)
         assert pool.hash_media(jpeg, Plan()).reason is None
         assert pids(pool) != [pid]
 
@@ -443,6 +444,89 @@ def test_workers_see_the_environment_they_are_given(jpeg: bytes, monkeypatch: py
         assert pool.hash_media(jpeg, Plan()).reason is None
         (pid,) = pids(pool)
         assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def zygote(pool: Pool) -> int:
+    return pool._nursery._zygote.pid
+
+
+def test_a_zygote_that_ended_is_started_anew(jpeg: bytes) -> None:
+    with Pool(1) as pool:
+        (worker_pid,), first = pids(pool), zygote(pool)
+        os.kill(first, signal.SIGKILL)
+        assert pool.hash_media(jpeg, Plan()).reason is None
+        assert pids(pool) == [worker_pid], "who lives is not touched"
+        os.kill(worker_pid, signal.SIGKILL)
+        while Path(f"/proc/{worker_pid}").exists():
+            time.sleep(0.005)
+        assert pool.hash_media(jpeg, Plan()).reason is None
+        assert zygote(pool) != first
+        second = zygote(pool)
+    assert not Path(f"/proc/{second}").exists()
+
+
+def test_a_zygote_that_cannot_be_had_is_a_reason(jpeg: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(1) as pool:
+        (pid,) = pids(pool)
+        monkeypatch.setattr("sys.executable", "/bin/false")
+        os.kill(zygote(pool), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.005)
+        assert pool.hash_media(jpeg, Plan()).reason is Reason.DECODER_CRASHED
+        monkeypatch.undo()
+        assert pool.hash_media(jpeg, Plan()).reason is None
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(UnhashableMedia):
+        Pool(1)
+
+
+def test_a_zygote_has_one_thread_and_no_socket_but_its_own(jpeg: bytes, short_clip: bytes) -> None:
+    with Pool(3) as pool:
+        for data in (jpeg, short_clip):
+            pool.hash_media(data, Plan())
+        pid = zygote(pool)
+        held = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        assert sum(name.startswith("socket:") for name in held) == 1
+        assert {name for name in held if not name.startswith("socket:")} == {os.devnull}
+        assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert sorted(map(int, children)) == sorted(pids(pool))
+        for one in pids(pool):
+            fds = [str(entry.readlink()) for entry in Path(f"/proc/{one}/fd").iterdir()]
+            assert sum(name.startswith("socket:") for name in fds) == 1
+
+
+def test_a_worker_ends_with_its_socket_and_the_zygote_with_the_pool(jpeg: bytes) -> None:
+    """As when the service is killed: nothing is left behind."""
+    pool = Pool(1)
+    (one,), pid = list(pool._idle.queue), zygote(pool)
+    assert one is not None
+    one._stream.close()
+    one._socket.close()
+    pool._nursery._socket.close()
+    deadline = time.monotonic() + 10
+    while one._process.alive and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert not one._process.alive
+    pool._nursery._zygote.wait(10)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_lost_worker_is_replaced_within_moments(jpeg: bytes) -> None:
+    """A fresh interpreter would take half a second, of the processor too."""
+    with Pool(1) as pool:
+        took = []
+        for _ in range(5):
+            pool.hash_media(jpeg, Plan())
+            (pid,) = pids(pool)
+            os.kill(pid, signal.SIGKILL)
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(0.005)
+            began = time.monotonic()
+            assert pool.hash_media(jpeg, Plan()).reason is None
+            took.append(time.monotonic() - began)
+    assert min(took) < 0.3
 
 
 def test_a_worker_holds_no_files_of_this_process(jpeg: bytes, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_every_setting_can_be_set() -> None:
         "TLS_CERTIFICATE_FILE": "/c", "TLS_KEY_FILE": "/k", "TLS_CLIENT_CA_FILE": "/a",
         "KEY_PEPPER_FILE": "/p", "TRUSTED_PROXIES": "10.1.0.0/16", "TENANT_REQUESTS_PER_S": "18",
         "TENANT_MAX_IN_FLIGHT": "19", "TENANT_REQUESTS_PER_DAY": "20", "REQUEST_TIMEOUT_S": "21", "SLOW_CLIENT_S": "22",
-        "PROBING_BITS": "25", "PROBING_STOP_S": "26",
+        "PROBING_BITS": "25", "PROBING_STOP_S": "26", "PROBING_STOPS_MEDIA": "true",
         "MIN_UPLOAD_BYTES_PER_S": "23", "MAX_CONNECTIONS": "24", "SANDBOX": "available",
     }  # fmt: skip
     assert {name.lower() for name in given} == set(Settings.model_fields)

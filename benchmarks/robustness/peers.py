@@ -5,9 +5,11 @@ ours): a file's bytes in, a hash's bytes out. `Peer` starts it and asks it.
 """
 
 import argparse
+import atexit
 import importlib
 import io
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -56,8 +58,19 @@ def _in_a_file(take: Callable[[str, str], bytes], data: bytes) -> bytes:
         return take(str(path), f"{folder}/")
 
 
+def _with_ffmpeg() -> None:
+    """Put the program of imageio_ffmpeg on the path where there is no other; ImportError if there is none at all."""
+    if shutil.which("ffmpeg") is None:
+        program: Any = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
+        folder = tempfile.mkdtemp(prefix="peer-")
+        atexit.register(shutil.rmtree, folder)
+        Path(folder, "ffmpeg").symlink_to(program)
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
 def _videohash() -> Callable[[bytes], bytes]:
     """videohash also wants a program called ffmpeg, and a name that Pillow took away in version 10."""
+    _with_ffmpeg()
     image: Any = importlib.import_module("PIL.Image")
     image.ANTIALIAS = image.Resampling.LANCZOS
     make: Any = importlib.import_module("videohash").VideoHash
@@ -75,7 +88,32 @@ def _vpdq() -> Callable[[bytes], bytes]:
     return partial(_in_a_file, take)
 
 
-HASHERS = {"perception": _perception, "imagededup": _imagededup, "videohash": _videohash, "vpdq": _vpdq}
+CODE_BYTES = 32
+
+
+def _pdq_index() -> Callable[[bytes], bytes]:
+    """python-threatexchange's PDQIndex: many codes make an index, one code is searched in the last of them."""
+    made: Any = importlib.import_module("threatexchange.signal_type.pdq.pdq_index").PDQIndex
+    index: Any = made()
+
+    def take(data: bytes) -> bytes:
+        nonlocal index
+        if len(data) == CODE_BYTES:
+            return b"".join(_LENGTH.pack(match.metadata) for match in index.query(data.hex()))
+        codes = (data[start : start + CODE_BYTES].hex() for start in range(0, len(data), CODE_BYTES))
+        index = made([(code, number) for number, code in enumerate(codes)])
+        return _LENGTH.pack(len(index))
+
+    return take
+
+
+HASHERS = {
+    "pdq_index": _pdq_index,
+    "perception": _perception,
+    "imagededup": _imagededup,
+    "videohash": _videohash,
+    "vpdq": _vpdq,
+}
 
 
 def hashing_server(name: str, source: IO[bytes], sink: IO[bytes]) -> int:

@@ -12,7 +12,7 @@ from serving import COMMAND, environment, staydown, wait_until
 
 from benchmarks import corpus
 
-KNOWN, TOTAL = 20, 2000
+KNOWN, TOTAL = 20, 800
 EDITS = ("brightness", "rotate90", "grey", "contrast", "noise")
 
 
@@ -63,4 +63,4 @@ def test_a_rescan_that_is_killed_twice_answers_every_input_once(tmp_path: Path) 
     said = json.loads(done.stdout)
     assert said["inputs"] == TOTAL
     assert sum(said["verdicts"].values()) == TOTAL
-    assert took_s < 240
+    assert took_s < 240  # nothing hangs; how fast it is, the benchmarks say
