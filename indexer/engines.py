@@ -258,7 +258,7 @@ def insert_rows(
     columns = ", ".join(names)
     if not is_server(connection.engine):
         marks = ", ".join("?" * len(names))
-        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({marks})"  # noqa: S608  # nosec B608 - names of ours
+        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({marks})"  # noqa: S608 - names of ours  # nosec B608
         connection.exec_driver_sql(statement, list(rows))
         return
     driver: Any = connection.connection.driver_connection
