@@ -16,7 +16,7 @@ from hashing.errors import CorruptMedia, Reason, UnhashableMedia, UnsupportedMed
 from hashing.hasher import Plan, hash_media
 from hashing.signals import SignalType
 from indexer.enroll import ReadyHash
-from indexer.errors import IndexNotReady, InvalidManifest, StoreBroken
+from indexer.errors import NO_INPUTS_FAULT, InvalidManifest, TooManyHits
 from indexer.exchange.manifest import Item
 from indexer.rescan import guarded, rescan
 
@@ -65,7 +65,7 @@ def test_nothing_to_do_is_an_empty_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("error", "word"), [
     (CorruptMedia(), "corrupt_media"), (UnsupportedMedia(), "unsupported_media"),
-    (UnhashableMedia(Reason.TOO_LONG), "too_long"), (IndexNotReady(), "index_not_ready"),
+    (UnhashableMedia(Reason.TOO_LONG), "too_long"), (TooManyHits(), "too_many_hits"),
     (FileNotFoundError(), "unreadable_file"), (IsADirectoryError(), "unreadable_file"),
     (PermissionError(), "unreadable_file"), (ValueError("secret"), "internal_error"),
     (RecursionError(), "internal_error"), (MemoryError(), "internal_error"), (ZeroDivisionError(), "internal_error"),
@@ -84,16 +84,19 @@ def test_what_is_raised_is_that_input_s_result(tmp_path: Path, error: Exception,
     assert b"secret" not in out.read_bytes()
 
 
-def test_a_broken_store_ends_the_batch_which_can_be_gone_on_with(tmp_path: Path) -> None:
-    """It is no input's fault: a line that says so would never be tried again."""
+@pytest.mark.parametrize("fault", NO_INPUTS_FAULT)
+def test_what_is_no_inputs_fault_ends_the_batch_which_can_be_gone_on_with(
+    tmp_path: Path, fault: type[Exception]
+) -> None:
+    """A line that says so would never be tried again."""
     out, broken = tmp_path / "out.jsonl", [True]
 
     def check(item: Item) -> dict[str, Any]:
         if broken[0] and item.name == LISTED[20]:
-            raise StoreBroken
+            raise fault
         return NO_MATCH
 
-    with pytest.raises(StoreBroken):
+    with pytest.raises(fault):
         rescan(items(*LISTED), each(check), out, resume=False, workers=2)
     broken[0] = False
     before = lines(out)
