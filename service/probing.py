@@ -14,6 +14,7 @@ uploads could take the platform's protection away. Media is counted by itself, f
 """
 
 import hashlib
+import heapq
 import math
 import secrets
 import threading
@@ -21,11 +22,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hashing.signals import Kind, Signal, SignalType, profiles_of
+from hashing.signals import Frames, Kind, Signal, SignalType, profiles_of
 from indexer.banks import Bank
 from indexer.frame_matcher import asked_rows
 from indexer.keys import Key
@@ -43,6 +45,7 @@ _WALKS, _SIDE, _HOT, _HOT_FROM, _KEPT_S = 20_000, 2048, 16, 4, 60.0
 _TELLS_ALL = frozenset({"review", "admin"})  # are shown distances anyway: told to the audit log, not stopped
 Codes = dict[SignalType, NDArray[np.uint64]]
 Edge = tuple[SignalType, int]  # a type and one of its thresholds
+_Asked = Callable[[SignalType], Frames]  # what a signal is searched by
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,8 @@ def distances_bits(asked: NDArray[np.uint8], codes: NDArray[np.uint64]) -> NDArr
     return nearest
 
 
-def _nearest_of_frames(signal: Signal, kind: SignalType, codes: NDArray[np.uint64]) -> Iterable[tuple[int, bytes]]:
-    """Yield for each frame of a signal how near it comes, in any of the forms it is searched in, and that form."""
-    rows, _ = asked_rows(kind, [signal])
+def _nearest_of_frames(rows: Frames, codes: NDArray[np.uint64]) -> Iterable[tuple[int, bytes]]:
+    """Yield for each frame how near it comes, in any of the forms it is searched in, and that form."""
     bits = distances_bits(rows["hash"], codes)
     order = np.argsort(bits, kind="stable")
     _, first = np.unique(rows["timestamp_s"][order], return_index=True)  # what has no time is one frame
@@ -123,6 +125,7 @@ class Probing:
         self._record, self._budget_bits, self._clock = record, budget_bits, clock
         self._stop, self._note, self._alarmed, self._stops_media = stop, note, alarmed, stops_media
         self._walks: dict[str, dict[str, _Walk]] = {}
+        self._hot: dict[str, set[str]] = {}  # of the walks, those with so many hashes that each check looks at them
         self._codes: dict[str, tuple[Codes, float]] = {}
         self._stopped: dict[str, tuple[float, str]] = {}
         self._lock, self._secret = threading.Lock(), secrets.token_bytes(32)
@@ -149,7 +152,7 @@ class Probing:
             return True
         asker = self._asker(key, signal)
         near = self._concerned(asker, answer)
-        steps = {content_id: self._steps(signal, content_id, *about) for content_id, about in near.items()}
+        steps = self._all_steps(signal, near) if near else {}
         with self._lock:
             found = [name for name, taken in steps.items() if taken and self._taken(asker, name, near[name][0], taken)]
             may_tell = self._may_tell(key, asker, signal, answer)
@@ -178,27 +181,32 @@ class Probing:
         """Return the contents whose edges may be near: those that match, and those near which much was asked."""
         with self._lock:
             mine = self._walks.get(asker.name, {})
-            hot = sorted((-walk.hashes, name) for name, walk in mine.items() if walk.hashes >= _HOT_FROM)[:_HOT]
+            hot = heapq.nsmallest(_HOT, ((-mine[name].hashes, name) for name in self._hot.get(asker.name, ())))
             near: dict[str, tuple[str, Match | None]] = {name: (mine[name].bank, None) for _, name in hot}
         return near | {match.content_id: (match.bank, match) for match in answer.matches}
 
-    def _steps(self, signal: Signal, content_id: str, bank: str, match: Match | None) -> list[Step]:
-        found = next((one for one in self._record.enabled_banks() if one.name == bank), None)
-        if found is None:
-            return []
-        firm = match is not None and _is_firm(match, found)
+    def _all_steps(self, signal: Signal, near: dict[str, tuple[str, Match | None]]) -> dict[str, list[Step]]:
+        banks = {bank.name: bank for bank in self._record.enabled_banks()}
+        asked = cache(lambda kind: asked_rows(kind, [signal])[0])
+        return {
+            content_id: self._steps(signal, asked, content_id, banks[bank], match)
+            for content_id, (bank, match) in near.items() if bank in banks
+        }  # fmt: skip
+
+    def _steps(self, signal: Signal, asked: _Asked, content_id: str, bank: Bank, match: Match | None) -> list[Step]:
+        firm = match is not None and _is_firm(match, bank)
         if firm and signal.media.kind is not Kind.HASHES:
             return []  # an ordinary copy; see docs/security.md for what that leaves open
         if firm and np.isnan(signal.frames["timestamp_s"]).all():
             return []  # no segments that would tell of single hashes
         return [
-            step for kind, codes in self._codes_of(content_id).items() if kind in found.signal_types
-            for step in self._near_edges(signal, kind, codes, found)
+            step for kind, codes in self._codes_of(content_id).items() if kind in bank.signal_types
+            for step in self._near_edges(asked(kind), kind, codes, bank)
         ]  # fmt: skip
 
-    def _near_edges(self, signal: Signal, kind: SignalType, codes: NDArray[np.uint64], bank: Bank) -> Iterable[Step]:
+    def _near_edges(self, rows: Frames, kind: SignalType, codes: NDArray[np.uint64], bank: Bank) -> Iterable[Step]:
         policy = POLICIES[bank.policy]
-        for bits, code in _nearest_of_frames(signal, kind, codes):
+        for bits, code in _nearest_of_frames(rows, codes):
             for threshold in policy.edges_near(kind, bits):
                 yield Step((kind, threshold), bits <= threshold, self._digest(code))
 
@@ -226,6 +234,8 @@ class Probing:
         walk = self._walk(asker.name, content_id, bank)
         for step in steps:
             walk.add(step)
+        if walk.hashes >= _HOT_FROM:
+            self._hot.setdefault(asker.name, set()).add(content_id)
         return walk.bits >= self._budget_bits
 
     def _walk(self, subject: str, content_id: str, bank: str) -> _Walk:
@@ -235,10 +245,11 @@ class Probing:
         """Say whether exact distances may be told: with them, a few dozens of answers are enough."""
         if key.role in _TELLS_ALL:
             return True
-        digest, walks = self._digest(signal.frames.tobytes()), []
-        for match in answer.matches:
-            if match.signal_type in KINDS:
-                walks.append(self._walk(asker.name, match.content_id, match.bank))
+        matches = [match for match in answer.matches if match.signal_type in KINDS]
+        if not matches:
+            return True
+        digest = self._digest(signal.frames.tobytes())
+        walks = [self._walk(asker.name, match.content_id, match.bank) for match in matches]
         for walk in walks:
             if len(walk.told) <= MOST_TOLD:
                 walk.told.add(digest)
@@ -253,6 +264,7 @@ class Probing:
         for *_, who, name in sorted(every)[: count - _WALKS // 2]:
             del self._walks[who][name]
         self._walks = {who: walks for who, walks in self._walks.items() if walks}
+        self._hot = {who: names & self._walks[who].keys() for who, names in self._hot.items() if who in self._walks}
 
     def _alarm(self, key: Key, asker: _Asker, content_id: str) -> None:
         with self._lock:
@@ -274,6 +286,7 @@ class Probing:
         with self._lock:
             self._stopped.pop(key.key_id, None)
             self._walks.pop(f"tenant/{key.tenant}", None)
+            self._hot.pop(f"tenant/{key.tenant}", None)
 
 
 def _is_firm(match: Match, bank: Bank) -> bool:
