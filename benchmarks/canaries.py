@@ -36,7 +36,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from benchmarks import corpus, measure
-from benchmarks.server import HOST, serving, staydown
+from benchmarks.server import HOST, family, free_port, serving, staydown
 
 IMAGE_BYTES, MAX_BODY_BYTES, LARGE_BYTES = 512 << 20, 3_000_000, 1_300_000
 LANES, GREAT_EVERY, CONTROLS = 4, 10, 60
@@ -304,8 +304,7 @@ def control(work: Path, marks: Marks, count: int = CONTROLS) -> int:
     """Return how many marks are found where a server spools its uploads."""
     image, at = work / "image", work / "mounted"
     with mounted(image, at), living_in(at):
-        with socket.create_server((HOST, 0)) as taken:
-            port = taken.getsockname()[1]
+        port = free_port()
         process = subprocess.Popen([sys.executable, "-c", SPOOLING, str(port)])
         try:
             place, deadline = Place(port, ""), time.monotonic() + 60
@@ -318,12 +317,6 @@ def control(work: Path, marks: Marks, count: int = CONTROLS) -> int:
             process.kill()
             process.wait()
     return found(image, marks)[0]
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [pid, *(one for task in tasks for child in task.read_text().split() for one in family(int(child)))]
 
 
 def main() -> int:

@@ -25,14 +25,14 @@ from benchmarks.end_to_end import CONNECTIONS, photos
 from benchmarks.load import BadAnswer, load, request_of
 from benchmarks.measure import HMA_FOLDER, ROOT, Action, command, timings
 from benchmarks.report import Check, Floor, Section, Timing, skipped
-from benchmarks.server import HOST, Client, ServerFailed, free_port, serving
+from benchmarks.server import HOST, Client, ServerFailed, free_port, serving, stop
 from service.auth import Role
 
 OURS, THEIRS = "staydown", "HMA"
 LOOK_UP, PICTURE = "hash look-up", "check of a 1 MP photo"
 LOOK_UP_BAR = 40.0
 WORKERS = 2
-START_S, STOP_S = 180.0, 20.0
+START_S = 180.0
 _BOUNDARY = "staydown"
 
 
@@ -88,22 +88,13 @@ def running(folder: Path, url: str, count: int) -> Iterator[int]:
         serve = [str(python), "-m", "gunicorn", "--workers", str(WORKERS), "--bind", f"{HOST}:{port}",
                  "OpenMediaMatch.app:create_app()"]  # fmt: skip
         process = subprocess.Popen(serve, **around)
-        stack.callback(_stop, process)
+        stack.callback(stop, process)
         deadline = time.monotonic() + START_S
         while not _ready(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise _ended("HMA did not get ready", log)
             time.sleep(0.5)
         yield port
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _form(data: bytes) -> tuple[bytes, str]:

@@ -20,7 +20,7 @@ from benchmarks import corpus
 from benchmarks.end_to_end import KNOWN_HASHES, fill
 from benchmarks.measure import TICKS_S, command, machine_s
 from benchmarks.report import Check, Curve, Fact, Point, Section
-from benchmarks.server import COMMAND, environment
+from benchmarks.server import COMMAND, environment, family
 from service.engine import Engine
 from service.settings import read_settings
 
@@ -73,16 +73,6 @@ class Look:
     lines: int
 
 
-def below(pid: int) -> list[int]:
-    """Return a process and all below it, as far as they still are."""
-    try:
-        children = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children")
-                    for word in path.read_text().split()]  # fmt: skip
-    except OSError:
-        return []
-    return [pid, *(one for child in children for one in below(child))]
-
-
 def _of(pid: int) -> tuple[float, float]:
     """Return a process's seconds of CPU, with those of its children that have ended, and its own memory in MB."""
     try:
@@ -99,7 +89,7 @@ def _lines(out: Path) -> int:
 
 def look(pid: int, out: Path) -> Look:
     """Look at a process, and at what it has written."""
-    found = np.array([_of(one) for one in below(pid)] or [(0.0, 0.0)])
+    found = np.array([_of(one) for one in family(pid)])
     cpu_s, memory_mb = found.sum(axis=0).tolist()
     return Look(time.monotonic(), cpu_s, machine_s(), memory_mb, _lines(out))
 

@@ -27,6 +27,7 @@ from benchmarks.measure import Action, command, timings
 from benchmarks.milvus_server import MilvusServer, running
 from benchmarks.report import Check, Fact, Section, Timing
 from benchmarks.search import OURS, RADII_BITS, as_set, built, codes_with_copies, our_index
+from benchmarks.server import family
 from hashing.signals import Codes
 from indexer import snapshot
 from indexer.milvus import Milvus
@@ -125,9 +126,7 @@ def _start_s(index: TypeIndex) -> float:
 
 def _resident_bytes(pid: int) -> int:
     """Return the memory of a process and all below it."""
-    below = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
-    own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-    return own + sum(map(_resident_bytes, below))
+    return sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in family(pid)) * 4096
 
 
 @contextmanager

@@ -106,6 +106,17 @@ class Server:
         return Client(self.port, key)
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and all below it, as far as they still are."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [one for child in task.read_text().split() for one in family(int(child))]
+        except OSError:  # ended just now
+            continue
+    return found
+
+
 def free_port() -> int:
     """Return a port of the loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -130,7 +141,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         time.sleep(0.05)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and end it if it does not in time."""
     process.terminate()
     try:
         process.wait(STOP_S)
@@ -153,4 +165,4 @@ def serving(home: Path, **settings: str) -> Iterator[Server]:
         _wait(process, port, log)
         yield Server(home, port, process.pid)
     finally:
-        _stop(process)
+        stop(process)

@@ -23,6 +23,7 @@ import uvicorn
 from postgres import Postgres
 
 from benchmarks import corpus
+from benchmarks.server import family
 from service.app import create_app
 from service.auth import Role
 from service.logs import configure
@@ -221,7 +222,7 @@ class Server:
 
     def pids(self) -> list[int]:
         """Return the process and all below it."""
-        return [self.process.pid, *descendants(self.process.pid)]
+        return family(self.process.pid)
 
     def stop(self, timeout_s: float = 20) -> int:
         """Ask it to end, and return its exit status."""
@@ -242,12 +243,8 @@ class Server:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes below one, by /proc."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
+    """Return the processes below one."""
+    return family(pid)[1:]
 
 
 def make_key(home: Path, role: str, **settings: str) -> str:

@@ -13,6 +13,7 @@ from benchmarks import checks, corpus, end_to_end, hma, hma_app, measure, over_h
 from benchmarks.load import Load, load
 from benchmarks.rescans import Look
 from benchmarks.robustness.peers import PYTHON
+from benchmarks.server import family
 from hashing.hasher import hash_media
 
 
@@ -159,9 +160,9 @@ def test_cpu_of_those_below_counts_when_they_are_gone() -> None:
     burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(40_000_000))']); input()"
     with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert rescans.look(process.pid, Path("/nowhere")).lines == 0
-        while len(rescans.below(process.pid)) < 2:
+        while len(family(process.pid)) < 2:
             pass
-        while len(rescans.below(process.pid)) > 1:
+        while len(family(process.pid)) > 1:
             pass
         assert rescans.look(process.pid, Path("/nowhere")).cpu_s > 0.1
         process.communicate(b"\n")
